@@ -1,0 +1,47 @@
+//! What travels with every request, and what every answer says about itself.
+
+use tokio::time::Instant;
+
+use crate::clock::Timestamp;
+
+/// The conditions under which a request is served.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Call {
+    /// When the caller stops waiting; nothing is awaited beyond it.
+    pub deadline: Option<Instant>,
+    /// Refuse rather than answer from memory in an outage.
+    pub require_shared: bool,
+}
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Redis: the state that every instance shares.
+    Shared,
+    /// This process's memory.
+    Local {
+        /// When the data was last known to be true; absent where memory is the only truth.
+        as_of: Option<Timestamp>,
+    },
+}
+
+/// A value and where it came from.
+#[derive(Debug, Clone)]
+pub struct Answer<T> {
+    /// What was asked for.
+    pub value: T,
+    /// Where it came from.
+    pub source: Source,
+}
+
+impl<T> Answer<T> {
+    /// An answer of Redis.
+    pub fn shared(value: T) -> Self {
+        Self { value, source: Source::Shared }
+    }
+
+    /// An answer of memory that is the only truth.
+    pub fn local(value: T) -> Self {
+        Self { value, source: Source::Local { as_of: None } }
+    }
+}
