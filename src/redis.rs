@@ -1,0 +1,120 @@
+//! Redis as a store. Every write is one script, so it is all or nothing; every script may be sent twice, so a lost
+//! connection is retried; nothing waits longer than the caller's deadline or the configured bound.
+
+use std::{sync::Arc, time::Duration};
+
+use bb8_redis::redis::{ErrorKind, InfoDict, RedisError, ServerErrorKind, cmd};
+
+use crate::{
+    clock::{Clock, Timestamp},
+    error::{BoxError, Error, Result},
+    settings::RedisSettings,
+};
+
+mod entry;
+mod fork;
+mod index;
+mod keys;
+mod pool;
+mod reply;
+mod scripts;
+mod threads;
+
+pub use threads::RedisThreads;
+
+/// What a greeting of Redis told.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// How long a command and its answer took.
+    pub round_trip: Duration,
+    /// Its version, as it says itself.
+    pub server_version: String,
+}
+
+/// A connection to Redis, shared by everything that uses it.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    pool: Arc<pool::Pool>,
+    keys: keys::Keys,
+    clock: Arc<dyn Clock>,
+}
+
+impl Redis {
+    /// Prepares connections without waiting for them. Fails on settings that can never work.
+    pub fn new(settings: &RedisSettings, clock: Arc<dyn Clock>) -> Result<Self> {
+        let pool = Arc::new(pool::Pool::new(settings, Arc::clone(&clock))?);
+        Ok(Self { pool, keys: keys::Keys::new(&settings.key_prefix), clock })
+    }
+
+    /// Pings, and asks for version and time; gives up after `limit`.
+    pub async fn greet(&self, limit: Duration) -> Result<Greeting> {
+        let started = tokio::time::Instant::now();
+        self.pool
+            .run_probe(limit, |mut connection| async move {
+                cmd("PING").query_async::<String>(&mut connection).await
+            })
+            .await?;
+        let round_trip = started.elapsed();
+        let (info, time) = self
+            .pool
+            .run_probe(limit, |mut connection| async move {
+                let info: InfoDict = cmd("INFO").arg("server").query_async(&mut connection).await?;
+                let time: (i64, i64) = cmd("TIME").query_async(&mut connection).await?;
+                Ok((info, time))
+            })
+            .await?;
+        self.pool.learn_time(Timestamp::from_millis(time.0 * 1000 + time.1 / 1000));
+        let server_version = info.get("redis_version").unwrap_or_else(|| "unknown".to_owned());
+        Ok(Greeting { round_trip, server_version })
+    }
+
+    /// Writes a short-lived key, since a server that answers reads may still refuse writes. Memory at its limit is no
+    /// outage.
+    pub async fn probe(&self, limit: Duration) -> Result<()> {
+        let key = self.keys.probe();
+        let written = self
+            .pool
+            .run_probe(limit, |mut connection| {
+                let mut set = cmd("SET");
+                set.arg(&key).arg(1).arg("PX").arg(60_000);
+                async move { set.query_async::<()>(&mut connection).await }
+            })
+            .await;
+        match written {
+            Err(Error::RedisOutOfMemory) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Whether the server lives but takes no writes at the moment.
+fn refuses_writes(error: &RedisError) -> bool {
+    let text = error.to_string();
+    ["READONLY", "MISCONF", "NOREPLICAS", "BUSY ", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "LOADING"]
+        .iter()
+        .any(|code| text.contains(code))
+}
+
+/// Says what an error of the client or the server means. In Redis 6.2 an error inside a script is told in its text.
+fn to_error(error: RedisError) -> Error {
+    let text = error.to_string();
+    let cause = |error: RedisError| -> BoxError { error.into() };
+    let refused = |codes: &[&str]| codes.iter().any(|code| text.contains(code));
+    match error.kind() {
+        ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::RESP3NotSupported
+        | ErrorKind::Server(ServerErrorKind::NoPerm) => Error::Misconfigured(cause(error)),
+        _ if refused(&["NOAUTH", "WRONGPASS", "NOPERM", "invalid password", "invalid username-password"]) => {
+            Error::Misconfigured(cause(error))
+        }
+        _ if refused(&["OOM command not allowed"]) => Error::RedisOutOfMemory,
+        _ if refused(&["WRONGTYPE"]) => Error::Corrupt { key: String::new(), seq: 0 },
+        _ if refuses_writes(&error) => Error::Unreachable(cause(error)),
+        ErrorKind::Io => Error::Unreachable(cause(error)),
+        _ if error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error() => {
+            Error::Unreachable(cause(error))
+        }
+        _ => Error::Internal(cause(error)),
+    }
+}

@@ -1,0 +1,75 @@
+//! The names of everything kept in Redis. Keys of one thread share a hash tag and so a cluster slot.
+
+use crate::threads::{Owner, ThreadId};
+
+/// How many sorted sets the threads' expiries are spread over.
+pub(super) const SHARDS: u32 = 16;
+
+/// Builds keys, each with the configured prefix before its name.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// The six keys of a thread, in the order that every script on threads takes them.
+pub(super) type ThreadKeys = [String; 6];
+
+impl Keys {
+    /// Keys behind `prefix`, which holds no braces.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The thread, its messages, instructions, ids, older ids and tombstone.
+    pub(super) fn thread(&self, id: &ThreadId) -> ThreadKeys {
+        let thread = format!("{}conversation_thread:{{{id}}}", self.prefix);
+        let part = |name: &str| format!("{thread}:{name}");
+        [thread.clone(), part("messages"), part("system"), part("ids"), part("ids:old"), part("tombstone")]
+    }
+
+    /// Messages, instructions and ids of a copy in the making, in the slot of the thread that it will be.
+    pub(super) fn staging(&self, id: &ThreadId, token: &str) -> [String; 3] {
+        ["messages", "system", "ids"]
+            .map(|name| format!("{}conversation_thread:{{{id}}}:fork:{token}:{name}", self.prefix))
+    }
+
+    /// An owner's threads by last activity.
+    pub(super) fn owner(&self, owner: &Owner) -> String {
+        format!("{}conversation_threads:owner:{{{owner}}}", self.prefix)
+    }
+
+    /// Threads of one shard by expiry.
+    pub(super) fn expiring(&self, shard: u32) -> String {
+        format!("{}conversation_threads:expiring:{{{shard}}}", self.prefix)
+    }
+
+    /// The shard that a thread's expiry is kept in.
+    pub(super) fn shard_of(id: &ThreadId) -> u32 {
+        crc32fast::hash(id.as_str().as_bytes()) % SHARDS
+    }
+
+    /// What the sweeping instance holds.
+    pub(super) fn sweep_lease(&self) -> String {
+        format!("{}conversation_threads:sweep", self.prefix)
+    }
+
+    /// What a probe writes.
+    pub(super) fn probe(&self) -> String {
+        format!("{}conversation_threads:probe", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_thread_share_its_hash_tag() {
+        let id = ThreadId::parse("id", "a:b").unwrap();
+        let keys = Keys::new("prod:");
+        for key in keys.thread(&id).iter().chain(&keys.staging(&id, "x")) {
+            assert!(key.starts_with("prod:conversation_thread:{a:b}"), "{key}");
+        }
+        assert_eq!(keys.thread(&id)[1], "prod:conversation_thread:{a:b}:messages");
+    }
+}

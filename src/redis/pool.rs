@@ -1,0 +1,286 @@
+//! Connections to Redis: pooled by bb8, shared by cloning, and never trusted once something went wrong on them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use bb8_redis::{
+    bb8,
+    redis::{
+        AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
+        PushInfo, PushKind, RedisError, RedisResult, TlsCertificates, aio::MultiplexedConnection,
+        io::tcp::TcpSettings,
+    },
+};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::debug;
+
+use super::{refuses_writes, to_error};
+use crate::{
+    call::Call,
+    clock::{Clock, Timestamp},
+    error::{Error, Result},
+    settings::{Address, RedisSettings, TlsSettings},
+};
+
+/// How long a caller may wait for a handle. The pool dials by itself, so that this passes only in an outage.
+const CHECKOUT: Duration = Duration::from_millis(250);
+/// How long after a caller's deadline a write may still begin, by the clock of Redis.
+const LATE: Duration = Duration::from_secs(1);
+/// Commands in flight on one connection; further ones wait, so that a slow Redis does not pile up work.
+const IN_FLIGHT: usize = 1024;
+
+/// A connection that is shared by cloning.
+#[derive(Clone)]
+pub(super) struct Handle {
+    connection: MultiplexedConnection,
+    /// Set once anything shows that the connection is dead or on a server that takes no writes. bb8-redis never
+    /// reports a connection as broken, and a multiplexed connection does not heal itself.
+    broken: Arc<AtomicBool>,
+}
+
+/// Opens connections as configured.
+struct Dialer {
+    client: Client,
+    config: AsyncConnectionConfig,
+}
+
+impl Dialer {
+    fn new(settings: &RedisSettings) -> Result<Self> {
+        let misconfigured = |error: RedisError| Error::Misconfigured(error.into());
+        let endpoint = &settings.endpoint;
+        let addr = match &endpoint.address {
+            Address::Tcp { host, port, tls: false } => ConnectionAddr::Tcp(host.clone(), *port),
+            Address::Tcp { host, port, tls: true } => {
+                ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+            }
+            Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        };
+        let mut info = addr.into_connection_info().map_err(misconfigured)?;
+        let mut login =
+            info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(endpoint.db);
+        if let Some(username) = &endpoint.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &endpoint.password {
+            login = login.set_password(password.expose());
+        }
+        info = info.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = if endpoint.uses_tls() {
+            let info = Client::build_with_tls(info, certificates(&settings.tls)?)
+                .map_err(misconfigured)?
+                .get_connection_info()
+                .clone();
+            let mut addr = info.addr().clone();
+            addr.set_danger_accept_invalid_hostnames(settings.tls.accept_unverified_name);
+            Client::open(info.set_addr(addr)).map_err(misconfigured)?
+        } else {
+            Client::open(info).map_err(misconfigured)?
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_response_timeout(Some(settings.command_timeout))
+            .set_concurrency_limit(IN_FLIGHT);
+        Ok(Self { client, config })
+    }
+
+    async fn dial(&self) -> RedisResult<Handle> {
+        let broken = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&broken);
+        let config = self.config.clone().set_push_sender(move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                flag.store(true, Ordering::Release);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Handle { connection, broken })
+    }
+}
+
+fn certificates(tls: &TlsSettings) -> Result<TlsCertificates> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path)
+            .map_err(|error| Error::Misconfigured(format!("{}: {error}", path.display()).into()))
+    };
+    let client_tls = match (&tls.cert_file, &tls.key_file) {
+        (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+        _ => None,
+    };
+    let root_cert = tls.ca_file.as_deref().map(read).transpose()?;
+    Ok(TlsCertificates { client_tls, root_cert })
+}
+
+impl bb8::ManageConnection for Dialer {
+    type Connection = Handle;
+    type Error = RedisError;
+
+    async fn connect(&self) -> Result<Handle, RedisError> {
+        self.dial().await
+    }
+
+    async fn is_valid(&self, handle: &mut Handle) -> Result<(), RedisError> {
+        if self.has_broken(handle) {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, handle: &mut Handle) -> bool {
+        handle.broken.load(Ordering::Acquire)
+    }
+}
+
+/// The pool, and what is learnt from every reply.
+pub(super) struct Pool {
+    handles: bb8::Pool<Dialer>,
+    /// For probes alone, so that a probe never waits behind callers.
+    probe: Mutex<Option<Handle>>,
+    prober: Dialer,
+    command_timeout: Duration,
+    clock: Arc<dyn Clock>,
+    /// The clock of Redis less ours, in ms, as of the last reply.
+    clock_offset: AtomicI64,
+}
+
+impl Pool {
+    /// A pool that fills itself in the background; this does not wait for Redis.
+    pub(super) fn new(settings: &RedisSettings, clock: Arc<dyn Clock>) -> Result<Self> {
+        let handles = bb8::Pool::builder()
+            .max_size(settings.pool_size)
+            .min_idle(settings.pool_size)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connection_timeout(CHECKOUT)
+            .build_unchecked(Dialer::new(settings)?);
+        Ok(Self {
+            handles,
+            probe: Mutex::new(None),
+            prober: Dialer::new(settings)?,
+            command_timeout: settings.command_timeout,
+            clock,
+            clock_offset: AtomicI64::new(0),
+        })
+    }
+
+    /// Runs one operation on a connection, within the caller's deadline and the configured bound. A connection that
+    /// turns out dead, or a server that takes no writes, is retried once through another; so `attempt` must be safe to
+    /// repeat.
+    pub(super) async fn run<T, F, Fut>(&self, call: &Call, operation: &'static str, attempt: F) -> Result<T>
+    where
+        F: Fn(MultiplexedConnection) -> Fut + Send,
+        Fut: Future<Output = RedisResult<T>> + Send,
+        T: Send,
+    {
+        let started = Instant::now();
+        let result = match timeout_at(self.bound(call, started), self.attempt_twice(attempt)).await {
+            Ok(result) => result,
+            Err(_) if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                Err(Error::DeadlineExceeded)
+            }
+            Err(_) => Err(Error::TimedOut(self.command_timeout)),
+        };
+        let duration_us = started.elapsed().as_micros();
+        match &result {
+            Ok(_) => debug!(operation, duration_us, "redis answered"),
+            Err(error) => debug!(operation, duration_us, %error, "redis failed"),
+        }
+        result
+    }
+
+    fn bound(&self, call: &Call, now: Instant) -> Instant {
+        let bound = now + self.command_timeout;
+        call.deadline.map_or(bound, |deadline| deadline.min(bound))
+    }
+
+    async fn attempt_twice<T, F, Fut>(&self, attempt: F) -> Result<T>
+    where
+        F: Fn(MultiplexedConnection) -> Fut + Send,
+        Fut: Future<Output = RedisResult<T>> + Send,
+        T: Send,
+    {
+        match self.attempt_once(&attempt).await {
+            Err(Error::Unreachable(_)) => self.attempt_once(&attempt).await,
+            other => other,
+        }
+    }
+
+    async fn attempt_once<T, F, Fut>(&self, attempt: &F) -> Result<T>
+    where
+        F: Fn(MultiplexedConnection) -> Fut + Send,
+        Fut: Future<Output = RedisResult<T>> + Send,
+        T: Send,
+    {
+        // The checkout ends here: the connection is shared, so that no caller waits for another's reply.
+        let handle = match self.handles.get().await {
+            Ok(handle) => handle.clone(),
+            Err(bb8::RunError::User(error)) => return Err(to_error(error)),
+            Err(bb8::RunError::TimedOut) => return Err(Error::Unreachable("no connection".into())),
+        };
+        attempt(handle.connection).await.map_err(|error| {
+            if error.is_unrecoverable_error() || error.is_timeout() || refuses_writes(&error) {
+                handle.broken.store(true, Ordering::Release);
+            }
+            to_error(error)
+        })
+    }
+
+    /// Runs one operation on the probe's own connection, which is dialled anew if it was lost.
+    pub(super) async fn run_probe<T, F, Fut>(&self, limit: Duration, attempt: F) -> Result<T>
+    where
+        F: Fn(MultiplexedConnection) -> Fut + Send,
+        Fut: Future<Output = RedisResult<T>> + Send,
+    {
+        let mut kept = self.probe.lock().await;
+        let probe = async {
+            if let Some(handle) = kept.take()
+                && !handle.broken.load(Ordering::Acquire)
+                && let Ok(value) = attempt(handle.connection.clone()).await
+            {
+                return Ok((handle, value));
+            }
+            let handle = self.prober.dial().await?;
+            let value = attempt(handle.connection.clone()).await?;
+            Ok((handle, value))
+        };
+        let (handle, value) = timeout(limit, probe)
+            .await
+            .map_err(|_| Error::TimedOut(limit))?
+            .map_err(|error: RedisError| to_error(error))?;
+        *kept = Some(handle);
+        Ok(value)
+    }
+
+    /// The latest moment, by the clock of Redis, at which a write of this call may begin: an abandoned command may
+    /// still run when a frozen Redis thaws.
+    pub(super) fn not_after(&self, call: &Call) -> Timestamp {
+        let now = Instant::now();
+        let left = self.bound(call, now).saturating_duration_since(now);
+        self.redis_now().plus(left + LATE)
+    }
+
+    /// The present moment by the clock of Redis, as far as it is known.
+    pub(super) fn redis_now(&self) -> Timestamp {
+        let offset = self.clock_offset.load(Ordering::Relaxed);
+        Timestamp::from_millis(self.clock.now().as_millis() + offset)
+    }
+
+    /// Notes what Redis said the time is.
+    pub(super) fn learn_time(&self, redis_now: Timestamp) {
+        let offset = redis_now.as_millis() - self.clock.now().as_millis();
+        self.clock_offset.store(offset, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("state", &self.handles.state()).finish_non_exhaustive()
+    }
+}

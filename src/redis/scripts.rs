@@ -1,0 +1,37 @@
+//! The scripts, each documented above its text, and the words that they answer with.
+
+use std::sync::LazyLock;
+
+use bb8_redis::redis::Script;
+
+macro_rules! on_thread {
+    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
+        $($(#[$doc])*
+        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("scripts/thread.lua"),
+                include_str!(concat!("scripts/", $file)),
+            ))
+        });)*
+    };
+}
+
+on_thread! {
+    APPEND = "append.lua";
+    READ = "read.lua";
+    UPDATE = "update.lua";
+    DELETE = "delete.lua";
+    TRUNCATE = "truncate.lua";
+    FIND_MESSAGE = "find_message.lua";
+    REPLACE_MESSAGE = "replace_message.lua";
+    FORK_READ = "fork_read.lua";
+    FORK_FINISH = "fork_finish.lua";
+    CHECK = "check.lua";
+}
+
+pub(super) static FORK_WRITE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/fork_write.lua")));
+pub(super) static INDEX: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/index.lua")));
+pub(super) static REINDEX: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/reindex.lua")));
+pub(super) static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lease.lua")));

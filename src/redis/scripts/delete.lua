@@ -1,0 +1,29 @@
+-- Deletes a thread and leaves a tombstone: the last 8 of `epoch:request id of the deletion`, with a space between.
+--
+-- ARGV  2 etag, empty for any  3 request id, empty for none  4 life of the tombstone in s
+-- OK    the epoch that was deleted and its owner; both empty for a repeat
+-- else  ABSENT, ETAG etag, CORRUPT key
+local t, corrupt = read_thread()
+if corrupt and corrupt[3] ~= MESSAGES then return corrupt end
+local tombstone = redis.call('GET', TOMBSTONE) or ''
+if ARGV[3] ~= '' then
+  for request in string.gmatch(tombstone, '%S-:(%S+)') do
+    if request == ARGV[3] then return {'OK', NOW, '', ''} end
+  end
+end
+if not t then
+  if corrupt then return corrupt end
+  return {'ABSENT', NOW}
+end
+if ARGV[2] ~= '' and ARGV[2] ~= etag(t) then return {'ETAG', NOW, etag(t)} end
+
+local stones, n = t.epoch .. ':' .. ARGV[3], 1
+for stone in string.gmatch(tombstone, '%S+') do
+  if n == 8 then break end
+  stones = stones .. ' ' .. stone
+  n = n + 1
+end
+-- First, so that a deletion also works when memory is full.
+redis.call('UNLINK', THREAD, MESSAGES, SYSTEM, IDS, IDS_OLD)
+redis.call('SETEX', TOMBSTONE, ARGV[4], stones)
+return {'OK', NOW, t.epoch, t.owner or ''}

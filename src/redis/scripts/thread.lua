@@ -1,0 +1,133 @@
+-- Put before every script on one thread.
+--
+-- KEYS  1 thread (hash)  2 messages (list)  3 system (hash)  4 ids (hash)  5 ids:old (hash)  6 tombstone (string)
+-- ARGV  1 the latest moment at which to write, in ms of this server's clock; 0: none
+-- Answers begin with a word: OK and what the script says on top, or why nothing was written; then the present ms.
+--
+-- Redis has no rollback, so every script reads and checks all its keys before its first write. Only a first write can
+-- be refused for lack of memory (later ones of the same script never are), so nothing half-happens.
+local THREAD, MESSAGES, SYSTEM, IDS, IDS_OLD, TOMBSTONE = unpack(KEYS)
+local TIME = redis.call('TIME')
+local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
+if tonumber(ARGV[1]) > 0 and NOW > tonumber(ARGV[1]) then return {'LATE', NOW} end
+
+local NUMBERS = {
+  'revision', 'first_seq', 'last_seq', 'count', 'tokens', 'bytes', 'system_bytes', 'kept', 'kept_first',
+  'kept_bytes', 'ttl', 'pinned', 'trim_messages', 'trim_bytes', 'created', 'updated', 'indexed',
+}
+
+-- Reads the thread as a table; nil if there is none. Touches every key, so that a wrong type fails before any write.
+local function read_thread()
+  local flat = redis.call('HGETALL', THREAD)
+  local listed = redis.call('LLEN', MESSAGES)
+  redis.call('HLEN', SYSTEM)
+  redis.call('HLEN', IDS)
+  redis.call('HLEN', IDS_OLD)
+  redis.call('STRLEN', TOMBSTONE)
+  if #flat == 0 then return nil end
+  local t = {}
+  for i = 1, #flat, 2 do t[flat[i]] = flat[i + 1] end
+  for _, name in ipairs(NUMBERS) do
+    t[name] = tonumber(t[name])
+    if not t[name] then return nil, {'CORRUPT', NOW, THREAD} end
+  end
+  if not t.epoch then return nil, {'CORRUPT', NOW, THREAD} end
+  if listed ~= t.last_seq - t.first_seq + 1 then return nil, {'CORRUPT', NOW, MESSAGES} end
+  return t
+end
+
+local function flatten(t)
+  local flat = {}
+  for name, value in pairs(t) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  return flat
+end
+
+local function etag(t) return '"' .. t.epoch .. '-' .. t.revision .. '"' end
+
+-- Gives every key of the thread the same expiry, one ttl from now, or none if it is pinned; answers it, 0 for none.
+local function renew(t)
+  if t.pinned == 1 then
+    for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
+    return 0
+  end
+  local at = NOW + t.ttl
+  for i = 1, 5 do redis.call('PEXPIREAT', KEYS[i], at) end
+  return at
+end
+
+-- The expiry as it is; 0 for none.
+local function expiry()
+  local left = redis.call('PTTL', THREAD)
+  if left < 0 then return 0 end
+  return NOW + left
+end
+
+-- Gives keys that this write may have made anew the expiry of the thread as it was.
+local function keep_expiry(at)
+  if at > 0 then
+    for i = 1, 5 do redis.call('PEXPIREAT', KEYS[i], at) end
+  end
+end
+
+-- An entry is: version, commit time (8 bytes, ms), checksum (4), role, flags, tokens (4), size (4), id, tools, payload.
+-- Empty entries are holes that a truncation left. Answers tokens and size.
+local function weigh(entry)
+  if #entry < 23 then return 0, 0 end
+  return struct.unpack('>I4I4', entry, 16)
+end
+
+-- Write requests that were carried out, newest first, as a text of `kind:id` with a space before and behind each.
+local function was_requested(t, request)
+  return request ~= '' and string.find(t.requests or ' ', ' ' .. request .. ' ', 1, true) ~= nil
+end
+
+local function remember_request(t, request)
+  if request == '' then return end
+  local kept = ' ' .. request .. ' '
+  local n = 1
+  for known in string.gmatch(t.requests or '', '%S+') do
+    if n == 16 then break end
+    kept = kept .. known .. ' '
+    n = n + 1
+  end
+  t.requests = kept
+end
+
+-- Writes the fields that most writes change.
+local function save(t)
+  redis.call('HSET', THREAD, 'revision', t.revision, 'first_seq', t.first_seq, 'last_seq', t.last_seq,
+    'count', t.count, 'tokens', t.tokens, 'bytes', t.bytes, 'system_bytes', t.system_bytes, 'kept', t.kept,
+    'kept_first', t.kept_first, 'kept_bytes', t.kept_bytes, 'updated', t.updated, 'indexed', t.indexed)
+end
+
+-- Accounts for an entry that left the list; one that is kept as an instruction stays stored.
+local function account_dropped(t, seq, entry)
+  if entry == '' then return end
+  local tokens, size = weigh(entry)
+  if redis.call('HEXISTS', SYSTEM, seq) == 1 then
+    if t.kept == 0 then t.kept_first = seq end
+    t.kept = t.kept + 1
+    t.kept_bytes = t.kept_bytes + size
+  else
+    t.count = t.count - 1
+    t.tokens = t.tokens - tokens
+    t.bytes = t.bytes - size
+  end
+end
+
+local function drop_oldest(t)
+  local entry = redis.call('LPOP', MESSAGES)
+  t.first_seq = t.first_seq + 1
+  account_dropped(t, t.first_seq - 1, entry)
+end
+
+-- The list never begins with a hole.
+local function drop_leading_holes(t)
+  while t.first_seq <= t.last_seq and redis.call('LINDEX', MESSAGES, 0) == '' do
+    redis.call('LPOP', MESSAGES)
+    t.first_seq = t.first_seq + 1
+  end
+end

@@ -1,0 +1,25 @@
+-- Changes a thread's own fields, or with no request and no etag (a touch) only its time to live; renews it.
+--
+-- ARGV  2 etag, empty for any  3 request, empty for none  4 write (1) or touch (0: no new revision)
+--       then the fields and their new values
+-- OK    expiry, whether the index is due, thread
+-- else  ABSENT, ETAG etag, CORRUPT key
+local t, corrupt = read_thread()
+if corrupt then return corrupt end
+if not t then return {'ABSENT', NOW} end
+if was_requested(t, ARGV[3]) then return {'OK', NOW, expiry(), 0, flatten(t)} end
+if ARGV[2] ~= '' and ARGV[2] ~= etag(t) then return {'ETAG', NOW, etag(t)} end
+
+for i = 5, #ARGV, 2 do t[ARGV[i]] = ARGV[i + 1] end
+t.ttl, t.pinned = tonumber(t.ttl), tonumber(t.pinned)
+if ARGV[4] == '1' then
+  t.revision = t.revision + 1
+  t.updated = NOW
+  t.indexed = NOW
+  remember_request(t, ARGV[3])
+  redis.call('HSET', THREAD, 'requests', t.requests or ' ', unpack(ARGV, 5))
+  save(t)
+else
+  redis.call('HSET', THREAD, unpack(ARGV, 5))
+end
+return {'OK', NOW, renew(t), 1, flatten(t)}
