@@ -1,0 +1,190 @@
+//! The one place that chooses who answers: Redis while it is reachable, else this process's memory, which says so.
+//!
+//! While Redis answers, memory learns along. In an outage it answers what it honestly can and accepts creations and
+//! plain appends as provisional. What it accepted is given up when Redis returns; merging it belongs where
+//! [`ThreadCopies::release`] is called.
+
+use std::{future::Future, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    call::{Answer, Call},
+    error::{Error, Result},
+    threads::{
+        Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
+        MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
+        ThreadsQuery, Ttl, UpdatedMessage,
+        copies::{Observed, ThreadCopies},
+    },
+};
+
+mod reachability;
+
+pub use reachability::{Guarded, Reachability, State};
+
+/// Threads on a shared store, with copies in memory for its outages.
+#[derive(Debug)]
+pub struct Fallback<S, C> {
+    shared: Arc<S>,
+    copies: Arc<C>,
+    reachability: Arc<Reachability>,
+}
+
+impl<S, C> Clone for Fallback<S, C> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            copies: Arc::clone(&self.copies),
+            reachability: Arc::clone(&self.reachability),
+        }
+    }
+}
+
+impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
+    /// Puts copies behind a shared store.
+    pub fn new(shared: S, copies: C, reachability: Arc<Reachability>) -> Self {
+        Self { shared: Arc::new(shared), copies: Arc::new(copies), reachability }
+    }
+
+    /// Probes the shared store for ever; a task of its own.
+    pub async fn watch_over<P, F>(self, token: CancellationToken, probe: P)
+    where
+        P: Fn() -> F,
+        F: Future<Output = Result<()>>,
+    {
+        let on_return = || {
+            let lost = self.copies.release();
+            if lost.messages > 0 || lost.threads > 0 {
+                warn!(
+                    threads = lost.threads,
+                    messages = lost.messages,
+                    "writes accepted by local memory in the outage are not merged and are given up"
+                );
+            }
+        };
+        self.reachability.run(token, probe, on_return).await;
+    }
+
+    /// Asks the shared store, or memory if that is unreachable; memory learns from what the shared store says, also
+    /// that it does not have the thread.
+    async fn choose<T>(
+        &self,
+        id: Option<&ThreadId>,
+        shared: impl Future<Output = Result<Answer<T>>>,
+        local: impl Future<Output = Result<Answer<T>>>,
+        learn: impl FnOnce(&C, &T),
+    ) -> Result<Answer<T>> {
+        match self.reachability.guard(shared).await {
+            Guarded::Lost => local.await,
+            Guarded::Answered(Ok(answer)) => {
+                learn(&self.copies, &answer.value);
+                Ok(answer)
+            }
+            Guarded::Answered(Err(error)) => {
+                if let (Error::ThreadNotFound { .. }, Some(id)) = (&error, id) {
+                    self.copies.observe(Observed::Gone(id));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
+    async fn create(&self, call: &Call, thread: &NewThread) -> Result<Answer<Appended>> {
+        let (shared, local) = (self.shared.create(call, thread), self.copies.create(call, thread));
+        self.choose(None, shared, local, |copies, made| copies.observe(Observed::Created(thread, made))).await
+    }
+
+    async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
+        let (shared, local) = (self.shared.get(call, id, renew), self.copies.get(call, id, renew));
+        self.choose(Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread))).await
+    }
+
+    async fn list(&self, call: &Call, query: &ThreadsQuery) -> Result<Answer<ThreadsPage>> {
+        self.choose(None, self.shared.list(call, query), self.copies.list(call, query), |_, _| {}).await
+    }
+
+    async fn update(
+        &self,
+        call: &Call,
+        id: &ThreadId,
+        change: &ThreadChange,
+        guard: &Guard,
+    ) -> Result<Answer<Thread>> {
+        let shared = self.shared.update(call, id, change, guard);
+        let local = self.copies.update(call, id, change, guard);
+        self.choose(Some(id), shared, local, |copies, thread| copies.observe(Observed::Changed(thread))).await
+    }
+
+    async fn delete(&self, call: &Call, id: &ThreadId, guard: &Guard) -> Result<Answer<()>> {
+        let (shared, local) = (self.shared.delete(call, id, guard), self.copies.delete(call, id, guard));
+        self.choose(Some(id), shared, local, |copies, ()| copies.observe(Observed::Gone(id))).await
+    }
+
+    async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
+        let (shared, local) = (self.shared.touch(call, id, ttl), self.copies.touch(call, id, ttl));
+        self.choose(Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread))).await
+    }
+
+    async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
+        let (shared, local) = (self.shared.append(call, append), self.copies.append(call, append));
+        self.choose(Some(&append.id), shared, local, |copies, made| {
+            copies.observe(Observed::Appended(append, made))
+        })
+        .await
+    }
+
+    async fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
+        let (shared, local) = (self.shared.messages(call, query), self.copies.messages(call, query));
+        self.choose(Some(&query.id), shared, local, |copies, page| {
+            copies.observe(Observed::Messages(query, page))
+        })
+        .await
+    }
+
+    async fn context(&self, call: &Call, query: &ContextQuery) -> Result<Answer<Context>> {
+        let (shared, local) = (self.shared.context(call, query), self.copies.context(call, query));
+        self.choose(Some(&query.id), shared, local, |copies, context| {
+            copies.observe(Observed::Context(context))
+        })
+        .await
+    }
+
+    async fn update_message(&self, call: &Call, update: &MessageUpdate) -> Result<Answer<UpdatedMessage>> {
+        let shared = self.shared.update_message(call, update);
+        let local = self.copies.update_message(call, update);
+        self.choose(Some(&update.id), shared, local, |copies, updated| {
+            copies.observe(Observed::MessageUpdated(updated))
+        })
+        .await
+    }
+
+    async fn truncate(&self, call: &Call, id: &ThreadId, cut: Cut, guard: &Guard) -> Result<Answer<Thread>> {
+        let shared = self.shared.truncate(call, id, cut, guard);
+        let local = self.copies.truncate(call, id, cut, guard);
+        self.choose(Some(id), shared, local, |copies, thread| {
+            copies.observe(Observed::Truncated(cut, thread))
+        })
+        .await
+    }
+
+    async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
+        let (shared, local) = (self.shared.fork(call, fork), self.copies.fork(call, fork));
+        self.choose(Some(&fork.source), shared, local, |copies, thread| {
+            copies.observe(Observed::Read(thread))
+        })
+        .await
+    }
+
+    /// Sweeps the shared store while it is reachable, and the copies always.
+    async fn sweep(&self) -> Result<Swept> {
+        let copies = self.copies.sweep().await?;
+        match self.reachability.guard(self.shared.sweep()).await {
+            Guarded::Answered(swept) => swept,
+            Guarded::Lost => Ok(copies),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Is Redis reachable? One answer for the whole process, fed by results of calls and by a probe, never found out by a
+//! waiting caller alone.
+
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
+use rand::Rng;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::error::{BoxError, Error, Result};
+
+/// A call this late asks for a probe.
+const LATE: Duration = Duration::from_millis(100);
+/// A probe asked for by a late call is given up after this: the call has then waited 200 ms.
+const ASKED: Duration = Duration::from_millis(100);
+/// How long a verdict may take beyond its probe.
+const VERDICT: Duration = Duration::from_millis(20);
+/// A probe by the clock is given up after this.
+const UNASKED: Duration = Duration::from_millis(200);
+/// Probes are at most this far apart.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// After an outage began, the first probe comes this soon; each further one after twice the time.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is known of Redis.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// It answers, writes included.
+    Reachable,
+    /// It does not: memory answers what it honestly can.
+    Unreachable,
+    /// It refuses our configuration, for this reason. Memory does not hide that.
+    Misconfigured(Arc<str>),
+}
+
+/// What a guarded call came to.
+#[derive(Debug)]
+pub enum Guarded<T> {
+    /// Redis answered, or failed in a way that is no outage.
+    Answered(Result<T>),
+    /// Redis is unreachable.
+    Lost,
+}
+
+/// Knows whether Redis is reachable, and runs calls under that knowledge.
+#[derive(Debug)]
+pub struct Reachability {
+    state: watch::Sender<State>,
+    doubt: Notify,
+}
+
+impl Reachability {
+    /// Begins with what the greeting at start found.
+    pub fn new(found: &Result<()>) -> Self {
+        Self { state: watch::Sender::new(judge(found)), doubt: Notify::new() }
+    }
+
+    /// Watches the state.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Runs a call of Redis. Returns as soon as it has an answer or Redis is known to be unreachable: that takes
+    /// 200 ms at most for the calls that are under way when Redis falls silent, and no time for later ones.
+    pub async fn guard<T>(&self, call: impl Future<Output = Result<T>>) -> Guarded<T> {
+        let mut state = self.state.subscribe();
+        match &*state.borrow_and_update() {
+            State::Reachable => {}
+            State::Unreachable => return Guarded::Lost,
+            State::Misconfigured(reason) => return Guarded::Answered(Err(misconfigured(reason))),
+        }
+        let mut call = pin!(call);
+        let began = Instant::now();
+        let mut has_doubt = false;
+        loop {
+            tokio::select! {
+                result = &mut call => return self.settle(result, state).await,
+                _ = state.changed() => match &*state.borrow_and_update() {
+                    State::Reachable => {}
+                    State::Unreachable => return Guarded::Lost,
+                    State::Misconfigured(reason) => return Guarded::Answered(Err(misconfigured(reason))),
+                },
+                () = sleep_until(began + LATE), if !has_doubt => {
+                    has_doubt = true;
+                    self.doubt.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Decides what a failed call means: an outage only if a probe fails as well.
+    async fn settle<T>(&self, result: Result<T>, mut state: watch::Receiver<State>) -> Guarded<T> {
+        match result {
+            Err(error) if error.allows_fallback() => {
+                self.doubt.notify_one();
+                tokio::select! {
+                    _ = state.wait_for(|state| !matches!(state, State::Reachable)) => Guarded::Lost,
+                    () = sleep(ASKED + VERDICT) => Guarded::Answered(Err(error)),
+                }
+            }
+            result => Guarded::Answered(result),
+        }
+    }
+
+    /// Probes for ever: by the clock while all is well, at once when a call has doubts, with growing pauses in an
+    /// outage. Logs each change once and tells `on_return` before calls go to Redis again.
+    pub async fn run<P, F>(&self, token: CancellationToken, probe: P, on_return: impl Fn())
+    where
+        P: Fn() -> F,
+        F: Future<Output = Result<()>>,
+    {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let is_up = matches!(*self.state.borrow(), State::Reachable);
+            let jitter = rand::rng().random_range(0.8..1.0);
+            let wait = if is_up { LONGEST_PAUSE } else { pause }.mul_f64(jitter);
+            let asked = tokio::select! {
+                () = token.cancelled() => return,
+                () = self.doubt.notified() => true,
+                () = sleep(wait) => false,
+            };
+            let found = self.bounded(probe(), asked).await;
+            let next = judge(&found);
+            pause = if is_up { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            self.change(next, &found, &on_return);
+        }
+    }
+
+    async fn bounded(&self, probe: impl Future<Output = Result<()>>, asked: bool) -> Result<()> {
+        let began = Instant::now();
+        let mut limit = began + if asked { ASKED } else { UNASKED };
+        let mut probe = pin!(probe);
+        loop {
+            tokio::select! {
+                result = &mut probe => return result,
+                () = sleep_until(limit) => return Err(Error::TimedOut(began.elapsed())),
+                () = self.doubt.notified() => limit = limit.min(Instant::now() + ASKED),
+            }
+        }
+    }
+
+    fn change(&self, next: State, found: &Result<()>, on_return: &impl Fn()) {
+        let was = self.state.borrow().clone();
+        match (&was, &next, found) {
+            (State::Reachable, State::Unreachable, Err(error)) => {
+                warn!(%error, "redis is unreachable: serving from local memory");
+            }
+            (State::Reachable | State::Unreachable, State::Misconfigured(reason), _) => {
+                warn!(%reason, "redis refuses this configuration: calls fail until it is corrected");
+            }
+            (State::Misconfigured(_), State::Unreachable, Err(error)) => {
+                warn!(%error, "redis is unreachable: serving from local memory");
+            }
+            (State::Unreachable | State::Misconfigured(_), State::Reachable, _) => {
+                on_return();
+                info!("redis is reachable again: serving from redis");
+            }
+            _ => return,
+        }
+        self.state.send_replace(next);
+    }
+}
+
+fn judge(found: &Result<()>) -> State {
+    match found {
+        Ok(()) => State::Reachable,
+        Err(Error::Misconfigured(reason)) => State::Misconfigured(reason.to_string().into()),
+        Err(_) => State::Unreachable,
+    }
+}
+
+fn misconfigured(reason: &Arc<str>) -> Error {
+    let reason: BoxError = reason.to_string().into();
+    Error::Misconfigured(reason)
+}
