@@ -10,7 +10,7 @@ fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(SERVICES)?;
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     std::fs::write(out.join("fusewire.descriptors"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         // Clients of the tests bring their own channel, so that the server is built without one.

@@ -132,7 +132,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
         let (shared, local) = (self.shared.append(call, append), self.copies.append(call, append));
         self.choose(Some(&append.id), shared, local, |copies, made| {
-            copies.observe(Observed::Appended(append, made))
+            copies.observe(Observed::Appended(append, made));
         })
         .await
     }
@@ -140,7 +140,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
         let (shared, local) = (self.shared.messages(call, query), self.copies.messages(call, query));
         self.choose(Some(&query.id), shared, local, |copies, page| {
-            copies.observe(Observed::Messages(query, page))
+            copies.observe(Observed::Messages(query, page));
         })
         .await
     }
@@ -148,7 +148,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn context(&self, call: &Call, query: &ContextQuery) -> Result<Answer<Context>> {
         let (shared, local) = (self.shared.context(call, query), self.copies.context(call, query));
         self.choose(Some(&query.id), shared, local, |copies, context| {
-            copies.observe(Observed::Context(context))
+            copies.observe(Observed::Context(context));
         })
         .await
     }
@@ -157,7 +157,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
         let shared = self.shared.update_message(call, update);
         let local = self.copies.update_message(call, update);
         self.choose(Some(&update.id), shared, local, |copies, updated| {
-            copies.observe(Observed::MessageUpdated(updated))
+            copies.observe(Observed::MessageUpdated(updated));
         })
         .await
     }
@@ -166,7 +166,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
         let shared = self.shared.truncate(call, id, cut, guard);
         let local = self.copies.truncate(call, id, cut, guard);
         self.choose(Some(id), shared, local, |copies, thread| {
-            copies.observe(Observed::Truncated(cut, thread))
+            copies.observe(Observed::Truncated(cut, thread));
         })
         .await
     }
@@ -174,7 +174,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
         let (shared, local) = (self.shared.fork(call, fork), self.copies.fork(call, fork));
         self.choose(Some(&fork.source), shared, local, |copies, thread| {
-            copies.observe(Observed::Read(thread))
+            copies.observe(Observed::Read(thread));
         })
         .await
     }

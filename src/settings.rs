@@ -61,7 +61,7 @@ pub struct ServerSettings {
     pub max_response_bytes: u64,
     /// HTTP/2 streams per connection, 1 to 100,000.
     pub max_concurrent_streams: u32,
-    /// Calls in work per connection, 1 to 100,000.
+    /// Calls in work in this process, 1 to 100,000.
     pub max_concurrent_calls: u32,
     /// Silence on a connection before it is pinged, 1 s to 1 h.
     #[serde(deserialize_with = "limits::duration")]

@@ -31,7 +31,7 @@ pub const REQUESTS_KEPT: usize = 16;
 /// Message ids are remembered for at least this many messages, and always while the message is stored.
 pub const IDS_GENERATION: usize = 10_000;
 /// How long a deleted thread is told from one that never was.
-pub const TOMBSTONE_TTL: Duration = Duration::from_secs(24 * 3600);
+pub const TOMBSTONE_TTL: Duration = Duration::from_hours(24);
 
 /// How long a thread lives after its last activity: 1 s to 365 days, in whole milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -321,7 +321,10 @@ pub struct MessageUpdate {
 
 impl fmt::Debug for MessageUpdate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MessageUpdate").field("id", &self.id).field("message_id", &self.message_id).finish()
+        f.debug_struct("MessageUpdate")
+            .field("id", &self.id)
+            .field("message_id", &self.message_id)
+            .finish_non_exhaustive()
     }
 }
 

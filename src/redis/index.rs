@@ -23,13 +23,13 @@ use crate::{
 };
 
 /// An index may lag behind a thread's last activity by as much; `scripts/append.lua` knows it too.
-const LAG: Duration = Duration::from_secs(60);
+const LAG: Duration = Duration::from_mins(1);
 /// A creation happens within this time of its index entry, or not at all.
 const CREATION: Duration = Duration::from_secs(5);
 /// An entry without thread is removed when it is older than this: no creation can be under way then.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long an instance sweeps before it must show that it lives.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 /// Entries looked at in one round trip.
 const BATCH: usize = 100;
 
@@ -210,7 +210,7 @@ impl RedisThreads {
         let lease = self.redis.keys.sweep_lease();
         let token = fresh_id(&self.redis.clock);
         let life = LEASE.as_millis().to_string();
-        let taken: Option<String> = self
+        let lease_taken: Option<String> = self
             .redis
             .pool
             .run(&call, "sweep lease", |mut connection| {
@@ -220,7 +220,7 @@ impl RedisThreads {
             })
             .await?;
         let mut swept = Swept::default();
-        if taken.is_none() {
+        if lease_taken.is_none() {
             return Ok(swept);
         }
         for shard in 0..SHARDS {

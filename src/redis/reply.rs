@@ -28,7 +28,7 @@ impl Reply {
             Some(Value::BulkString(bytes)) => Ok(bytes.into()),
             Some(Value::SimpleString(text)) => Ok(text.into_bytes().into()),
             Some(Value::Int(number)) => Ok(number.to_string().into_bytes().into()),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(other.as_ref())),
         }
     }
 
@@ -44,7 +44,7 @@ impl Reply {
             Some(Value::BulkString(bytes)) => {
                 parse_int(&bytes).ok_or_else(|| Error::Internal("a number was expected".into()))
             }
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(other.as_ref())),
         }
     }
 
@@ -68,7 +68,7 @@ impl Reply {
     pub(super) fn list(&mut self) -> Result<Self> {
         match self.0.next() {
             Some(Value::Array(values)) => Ok(Self::new(values)),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(other.as_ref())),
         }
     }
 
@@ -180,7 +180,7 @@ fn parse_int(bytes: &[u8]) -> Option<i64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-fn unexpected(value: &Option<Value>) -> Error {
+fn unexpected(value: Option<&Value>) -> Error {
     // The kind alone: values hold what users wrote.
     let kind = match value {
         None => "nothing",

@@ -1,0 +1,102 @@
+//! What `grpc.health.v1` says: of the server as a whole, of each service, and of Redis under its own name.
+
+use std::future::pending;
+
+use tokio::sync::watch;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
+
+use super::proto::conversation_threads_server::SERVICE_NAME;
+
+/// The server as a whole, and the services that are there.
+const SERVICES: [&str; 2] = ["", SERVICE_NAME];
+const REDIS: &str = "redis";
+
+/// The health of this server, and of the Redis behind it, if there is one.
+#[derive(Debug)]
+pub(super) struct Health {
+    reporter: HealthReporter,
+    redis: Option<watch::Receiver<bool>>,
+}
+
+impl Health {
+    /// Says `NOT_SERVING` of everything, until it is told otherwise.
+    pub(super) async fn new(redis: Option<watch::Receiver<bool>>) -> Self {
+        let health = Self { reporter: HealthReporter::new(), redis };
+        for name in health.names() {
+            health.reporter.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        health
+    }
+
+    /// The service that answers.
+    pub(super) fn service(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    }
+
+    /// Says `SERVING` of the server and of all its services.
+    pub(super) async fn begin(&self) {
+        for service in SERVICES {
+            self.reporter.set_service_status(service, ServingStatus::Serving).await;
+        }
+    }
+
+    /// Says of Redis what is known of it; never ends.
+    pub(super) async fn follow_redis(&self) {
+        let Some(mut redis) = self.redis.clone() else { return pending().await };
+        loop {
+            let answers = *redis.borrow_and_update();
+            let status = if answers { ServingStatus::Serving } else { ServingStatus::NotServing };
+            self.reporter.set_service_status(REDIS, status).await;
+            if redis.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+
+    /// Says `NOT_SERVING` of everything, and ends the streams that watch it, after they told that.
+    pub(super) async fn end(&self) {
+        let mut reporter = self.reporter.clone();
+        for name in self.names() {
+            reporter.set_service_status(name, ServingStatus::NotServing).await;
+            // Forgetting a name ends its watches; checks of it must go on.
+            reporter.clear_service_status(name).await;
+            reporter.set_service_status(name, ServingStatus::NotServing).await;
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        SERVICES.into_iter().chain(self.redis.as_ref().map(|_| REDIS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::StreamExt;
+    use tonic::Request;
+    use tonic_health::pb::{HealthCheckRequest, health_server::Health as _};
+
+    use super::*;
+
+    fn asked(service: &str) -> Request<HealthCheckRequest> {
+        Request::new(HealthCheckRequest { service: service.into() })
+    }
+
+    #[tokio::test]
+    async fn at_the_end_watches_tell_not_serving_and_end_while_checks_go_on() {
+        let health = Health::new(None).await;
+        health.begin().await;
+        let service = HealthService::from_health_reporter(health.reporter.clone());
+        let mut watch = service.watch(asked("")).await.unwrap().into_inner();
+        assert_eq!(watch.next().await.unwrap().unwrap().status, ServingStatus::Serving as i32);
+        health.end().await;
+        assert_eq!(watch.next().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
+        assert!(watch.next().await.is_none());
+        let check = service.check(asked(SERVICE_NAME)).await.unwrap().into_inner();
+        assert_eq!(check.status, ServingStatus::NotServing as i32);
+        assert!(service.check(asked(REDIS)).await.is_err());
+    }
+}

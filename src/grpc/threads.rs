@@ -1,0 +1,209 @@
+//! The service `ConversationThreads` on any store: a request is parsed, the store asked, its answer written.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, async_trait};
+use tracing::Span;
+
+use super::{calls::Deadline, convert, pages, proto, requests};
+use crate::{
+    call::{Answer, Call, Source},
+    error::{Error, Result},
+    threads::{ThreadId, ThreadStore, Ttl},
+};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Threads<S> {
+    store: Arc<S>,
+    default_ttl: Ttl,
+    /// Where it was said that a thread does not exist: errors do not tell, and only the store that knows says so.
+    knows: Source,
+}
+
+impl<S: ThreadStore> Threads<S> {
+    /// Serves `store`, which `knows` names.
+    pub(super) fn new(store: Arc<S>, default_ttl: Ttl, knows: Source) -> Self {
+        Self { store, default_ttl, knows }
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for Threads<S> {
+    async fn create_thread(
+        &self,
+        request: Request<proto::CreateThreadRequest>,
+    ) -> Reply<proto::CreateThreadResponse> {
+        let call = call(&request, request.get_ref().require_shared);
+        let new = requests::create(request.into_inner(), self.default_ttl)?;
+        tell(&new.id);
+        let Answer { value, source } = self.store.create(&call, &new).await?;
+        Ok(Response::new(proto::CreateThreadResponse {
+            thread: Some(convert::thread(value.thread)),
+            messages: convert::appended(value.messages),
+            authority: convert::authority(source),
+        }))
+    }
+
+    async fn get_thread(&self, request: Request<proto::GetThreadRequest>) -> Reply<proto::GetThreadResponse> {
+        let call = call(&request, request.get_ref().require_shared);
+        let request = request.into_inner();
+        let id = requests::thread_id(&request.thread_id)?;
+        tell(&id);
+        let Answer { value, source } = self.store.get(&call, &id, !request.peek).await?;
+        Ok(Response::new(proto::GetThreadResponse {
+            thread: Some(convert::thread(value)),
+            authority: convert::authority(source),
+            as_of: convert::as_of(source),
+        }))
+    }
+
+    async fn list_threads(
+        &self,
+        request: Request<proto::ListThreadsRequest>,
+    ) -> Reply<proto::ListThreadsResponse> {
+        let call = call(&request, false);
+        let query = requests::list(request.get_ref())?;
+        let answer = self.store.list(&call, &query).await?;
+        Ok(Response::new(pages::threads(&query.owner, answer)))
+    }
+
+    async fn update_thread(
+        &self,
+        request: Request<proto::UpdateThreadRequest>,
+    ) -> Reply<proto::UpdateThreadResponse> {
+        let call = call(&request, false);
+        let (id, change, guard) = requests::update(request.into_inner())?;
+        tell(&id);
+        let Answer { value, source } = self.store.update(&call, &id, &change, &guard).await?;
+        Ok(Response::new(proto::UpdateThreadResponse {
+            thread: Some(convert::thread(value)),
+            authority: convert::authority(source),
+        }))
+    }
+
+    async fn delete_thread(
+        &self,
+        request: Request<proto::DeleteThreadRequest>,
+    ) -> Reply<proto::DeleteThreadResponse> {
+        let call = call(&request, false);
+        let allow_missing = request.get_ref().allow_missing;
+        let (id, guard) = requests::delete(request.into_inner())?;
+        tell(&id);
+        let source = match self.store.delete(&call, &id, &guard).await {
+            Ok(answer) => answer.source,
+            Err(Error::ThreadNotFound { .. }) if allow_missing => self.knows,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Response::new(proto::DeleteThreadResponse { authority: convert::authority(source) }))
+    }
+
+    async fn touch_thread(
+        &self,
+        request: Request<proto::TouchThreadRequest>,
+    ) -> Reply<proto::TouchThreadResponse> {
+        let call = call(&request, false);
+        let (id, ttl) = requests::touch(request.get_ref())?;
+        tell(&id);
+        let Answer { value, source } = self.store.touch(&call, &id, ttl).await?;
+        Ok(Response::new(proto::TouchThreadResponse {
+            expire_time: value.expire_time.map(convert::timestamp),
+            authority: convert::authority(source),
+        }))
+    }
+
+    async fn append_messages(
+        &self,
+        request: Request<proto::AppendMessagesRequest>,
+    ) -> Reply<proto::AppendMessagesResponse> {
+        let call = call(&request, request.get_ref().require_shared);
+        let append = requests::append(request.into_inner(), self.default_ttl)?;
+        tell(&append.id);
+        let Answer { value, source } = self.store.append(&call, &append).await?;
+        Ok(Response::new(proto::AppendMessagesResponse {
+            messages: convert::appended(value.messages),
+            previous_last_seq: value.previous_last_seq,
+            thread: Some(convert::thread(value.thread)),
+            authority: convert::authority(source),
+        }))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<proto::ListMessagesRequest>,
+    ) -> Reply<proto::ListMessagesResponse> {
+        let call = call(&request, request.get_ref().require_shared);
+        let (query, walk) = requests::list_messages(request.get_ref())?;
+        tell(&query.id);
+        let answer = self.store.messages(&call, &query).await?;
+        Ok(Response::new(pages::messages(&walk, answer)?))
+    }
+
+    async fn get_context(
+        &self,
+        request: Request<proto::GetContextRequest>,
+    ) -> Reply<proto::GetContextResponse> {
+        let call = call(&request, request.get_ref().require_shared);
+        let query = requests::context(request.get_ref())?;
+        tell(&query.id);
+        let answer = self.store.context(&call, &query).await?;
+        Ok(Response::new(pages::context(answer)?))
+    }
+
+    async fn update_message(
+        &self,
+        request: Request<proto::UpdateMessageRequest>,
+    ) -> Reply<proto::UpdateMessageResponse> {
+        let call = call(&request, false);
+        let update = requests::update_message(request.into_inner())?;
+        tell(&update.id);
+        let answer = self.store.update_message(&call, &update).await?;
+        Ok(Response::new(pages::updated_message(answer)?))
+    }
+
+    async fn truncate_thread(
+        &self,
+        request: Request<proto::TruncateThreadRequest>,
+    ) -> Reply<proto::TruncateThreadResponse> {
+        let call = call(&request, false);
+        let (id, cut, guard) = requests::truncate(request.into_inner())?;
+        tell(&id);
+        let Answer { value, source } = self.store.truncate(&call, &id, cut, &guard).await?;
+        Ok(Response::new(proto::TruncateThreadResponse {
+            thread: Some(convert::thread(value)),
+            authority: convert::authority(source),
+        }))
+    }
+
+    async fn fork_thread(
+        &self,
+        request: Request<proto::ForkThreadRequest>,
+    ) -> Reply<proto::ForkThreadResponse> {
+        let call = call(&request, false);
+        let fork = requests::fork(request.get_ref())?;
+        tell(&fork.source);
+        let Answer { value, source } = self.store.fork(&call, &fork).await?;
+        Ok(Response::new(proto::ForkThreadResponse {
+            thread: Some(convert::thread(value)),
+            authority: convert::authority(source),
+        }))
+    }
+
+    type WatchThreadStream = tokio_stream::Empty<Result<proto::WatchThreadResponse, Status>>;
+
+    async fn watch_thread(&self, _: Request<proto::WatchThreadRequest>) -> Reply<Self::WatchThreadStream> {
+        Err(Status::unimplemented("WatchThread is not served yet"))
+    }
+}
+
+fn call<T>(request: &Request<T>, require_shared: bool) -> Call {
+    let Deadline(deadline) = request.extensions().get().copied().unwrap_or_default();
+    Call { deadline, require_shared }
+}
+
+/// Names the thread in the call's span.
+fn tell(id: &ThreadId) {
+    Span::current().record("thread", id.as_str());
+}

@@ -1,0 +1,59 @@
+//! Fusewire keeps what a fleet of LLM workers shares: what was said in each conversation. It is one sidecar process
+//! with a gRPC interface; the state lives in Redis, so that many instances share it, and in this process's memory
+//! where Redis is switched off or out of reach.
+//!
+//! # Map
+//!
+//! ```text
+//! main                 arguments, settings, log, signals
+//! service              puts the parts together and tells the start in the log
+//! settings             typed settings from defaults, file, .env, environment and flags; the only reader of them
+//! grpc                 the server: limits, keepalive, health, reflection, drain; requests parsed once, answers told
+//! fallback             the one place that chooses who answers, Redis or memory; fallback::reachability knows whether
+//!                      Redis can be asked
+//! threads              the vocabulary, the rules, and what a store must offer; threads::context chooses what a
+//!                      model's window takes
+//! redis                threads in Redis: a pool of shared connections, one Lua script an operation
+//! memory               threads in memory: MemoryThreads as the only truth, MemoryCopies to answer from in an outage
+//! error, clock, call   what went wrong, what time it is, and what travels with every request
+//! shutdown, telemetry  the token and tracker that end everything; the log
+//! ```
+//!
+//! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
+//! `redis` and `memory` import `threads` and never each other; `threads` imports only `error`, `clock` and `call`.
+//! Generated types appear only inside `grpc`, the redis crate only inside `redis`.
+//!
+//! # The path of one request
+//!
+//! An `AppendMessages` arrives at `grpc`: the layer around every call notes its deadline, and refuses it if the process
+//! ends or has too many; `grpc::requests` parses the message into [`threads::Append`], with every violation of a limit
+//! in one answer. [`fallback::Fallback`] asks the Redis store under [`fallback::Reachability::guard`]. That is one
+//! script: it looks up each message id, compares the etag, checks the limits, and only then pushes the messages, trims,
+//! and gives all keys of the thread one expiry. The answer goes by memory, which learns it, to the caller, who is told
+//! that Redis answered. Had Redis fallen silent, a probe would have found that within 200 ms, and memory would have
+//! accepted the append as provisional and said so.
+//!
+//! # Invariants
+//!
+//! 1. Domain code (`threads`) does no IO and never asks the time.
+//! 2. No caller waits for Redis longer than its deadline or the configured bound; dialling is in no caller's path while
+//!    Redis is up.
+//! 3. Every answer says where it came from ([`call::Source`]).
+//! 4. A write is all or nothing, and safe to repeat: by message ids, by request id, or because it only renews.
+//! 5. Nothing is decided by comparing clocks of different machines: times come from Redis whenever it answered.
+//! 6. Every task runs on the tracker of [`shutdown::Shutdown`]; the process ends within the drain deadline whatever
+//!    clients do.
+//! 7. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
+
+pub mod call;
+pub mod clock;
+pub mod error;
+pub mod fallback;
+pub mod grpc;
+pub mod memory;
+pub mod redis;
+pub mod service;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;
+pub mod threads;

@@ -1,0 +1,254 @@
+//! What an answer of Redis teaches about a copy. The copy stays whole or unbroken only as long as each revision
+//! follows the one before; a revision that was made elsewhere cuts the run.
+
+use std::cmp::Ordering;
+
+use super::held::HeldThread;
+use crate::{
+    clock::Timestamp,
+    memory::{
+        batch,
+        ids::Use,
+        log::{self, Log, as_i64},
+    },
+    threads::{
+        Append, Appended, Context, IDS_GENERATION, Message, MessagesPage, MessagesQuery, NewMessage,
+        NewThread, StoredMessage, Thread, ThreadId, copies::Observed,
+    },
+};
+
+/// Which thread was observed.
+pub(super) fn subject<'a>(observed: &Observed<'a>) -> &'a ThreadId {
+    match *observed {
+        Observed::Gone(id) => id,
+        Observed::Created(_, appended) | Observed::Appended(_, appended) => &appended.thread.id,
+        Observed::Read(thread) | Observed::Changed(thread) | Observed::Truncated(_, thread) => &thread.id,
+        Observed::Messages(_, page) => &page.thread.id,
+        Observed::Context(context) => &context.thread.id,
+        Observed::MessageUpdated(updated) => &updated.thread.id,
+    }
+}
+
+/// Where an answer stands beside what is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Nothing is known of this incarnation.
+    Unknown,
+    /// It is older: answers may arrive in another order than Redis gave them.
+    Older,
+    /// It tells of the same revision.
+    Same,
+    /// It tells of the very next revision.
+    Next,
+    /// Revisions between are missing.
+    Later,
+}
+
+fn standing(known: &Thread, said: &Thread) -> Standing {
+    match said.revision.cmp(&known.revision) {
+        Ordering::Less => Standing::Older,
+        Ordering::Equal => Standing::Same,
+        Ordering::Greater if said.revision == known.revision + 1 => Standing::Next,
+        Ordering::Greater => Standing::Later,
+    }
+}
+
+/// Learns from an answer; gives the copy afterwards, if one remains. A copy in which writes wait stays as it is.
+pub(super) fn learn(held: Option<HeldThread>, observed: &Observed<'_>, now: Timestamp) -> Option<HeldThread> {
+    if held.as_ref().is_some_and(HeldThread::is_waiting) {
+        return held;
+    }
+    let thread = thread(observed)?;
+    let (mut held, standing) = match held {
+        Some(held) if held.thread.epoch == thread.epoch => {
+            let standing = standing(&held.thread, thread);
+            (held, standing)
+        }
+        Some(_) | None => (HeldThread::of(thread, now), Standing::Unknown),
+    };
+    if standing != Standing::Older {
+        held.learn(thread, observed, standing, now);
+    }
+    Some(held)
+}
+
+/// The thread that an answer tells of, if it exists.
+fn thread<'a>(observed: &Observed<'a>) -> Option<&'a Thread> {
+    match *observed {
+        Observed::Gone(_) => None,
+        Observed::Created(_, appended) | Observed::Appended(_, appended) => Some(&appended.thread),
+        Observed::Read(thread) | Observed::Changed(thread) | Observed::Truncated(_, thread) => Some(thread),
+        Observed::Messages(_, page) => Some(&page.thread),
+        Observed::Context(context) => Some(&context.thread),
+        Observed::MessageUpdated(updated) => Some(&updated.thread),
+    }
+}
+
+impl HeldThread {
+    fn learn(&mut self, thread: &Thread, observed: &Observed<'_>, standing: Standing, now: Timestamp) {
+        let known_last_seq = self.thread.last_seq;
+        self.thread = Thread { local: true, ..thread.clone() };
+        self.as_of = now;
+        self.before_renewals = None;
+        match *observed {
+            Observed::Created(new, created) if thread.revision == 1 => self.learn_creation(new, created),
+            Observed::Appended(append, appended) => {
+                self.learn_append(append, appended, standing, known_last_seq);
+            }
+            Observed::Messages(query, page) => match start_of_run(query, page) {
+                Some(from) => self.learn_run(in_order(query, page), from, standing),
+                None => self.learn_revision(standing),
+            },
+            Observed::Context(context) => {
+                let (run, from) = run_of_context(context);
+                self.learn_run(run, from, standing);
+            }
+            Observed::Changed(_) if standing == Standing::Next => {}
+            Observed::MessageUpdated(updated) if standing == Standing::Next => {
+                self.log.replace(updated.message.seq, Message::clone(&updated.message.message));
+            }
+            Observed::Truncated(cut, _) if standing == Standing::Next => self.log.cut(cut),
+            Observed::Created(..)
+            | Observed::Read(_)
+            | Observed::Changed(_)
+            | Observed::MessageUpdated(_)
+            | Observed::Truncated(..)
+            | Observed::Gone(_) => self.learn_revision(standing),
+        }
+        if !self.agrees() {
+            self.cut_run();
+        }
+    }
+
+    /// Learns nothing but where the thread stands now.
+    fn learn_revision(&mut self, standing: Standing) {
+        if standing != Standing::Same {
+            self.cut_run();
+        }
+    }
+
+    /// Gives up the run: from now on only what is newer than the thread is known.
+    fn cut_run(&mut self) {
+        let is_empty = self.thread.message_count == 0;
+        self.log = if is_empty { Log::whole() } else { Log::tail() };
+        self.known_from = if is_empty { 0 } else { self.thread.last_seq.saturating_add(1) };
+    }
+
+    /// Learns a thread whose only write so far is this creation, or the one that this repeats.
+    fn learn_creation(&mut self, new: &NewThread, created: &Appended) {
+        self.created_by.clone_from(&new.request_id);
+        self.log = Log::whole();
+        self.known_from = 0;
+        for (new, appended) in new.messages.iter().zip(&created.messages) {
+            if appended.seq > self.log.last_seq() {
+                self.log.push(log::stored(&new.message, appended.seq, created.thread.create_time));
+            }
+        }
+        self.log.trim(self.thread.profile.trim);
+        self.remember_ids(&new.messages, created);
+    }
+
+    fn learn_append(
+        &mut self,
+        append: &Append,
+        appended: &Appended,
+        standing: Standing,
+        known_last_seq: i64,
+    ) {
+        self.remember_ids(&append.messages, appended);
+        let fresh = batch::fresh(&append.messages, &appended.messages);
+        if fresh.is_empty() {
+            return self.learn_revision(standing);
+        }
+        let previous = appended.previous_last_seq;
+        let from = if previous == 0 { 0 } else { previous.saturating_add(1) };
+        if standing == Standing::Same && self.known_from <= from {
+            return;
+        }
+        if standing != Standing::Next || previous != known_last_seq {
+            self.log = if from == 0 { Log::whole() } else { Log::tail() };
+            self.known_from = from;
+        }
+        for (new, seq) in fresh {
+            self.log.push(log::stored(&new.message, seq, appended.thread.update_time));
+        }
+        // Of what leaves the list, instructions may stay stored: where they are unknown, so is all that is older.
+        if self.log.trim(self.thread.profile.trim) > 0 && self.known_from > 0 {
+            self.known_from = self.log.first_seq();
+        }
+    }
+
+    /// Takes a run that was read, from a seq to the end of the thread, if it tells more than is known.
+    fn learn_run(&mut self, run: Vec<StoredMessage>, from: i64, standing: Standing) {
+        let is_whole = as_i64(run.len()) == self.thread.message_count;
+        let from = if is_whole { 0 } else { from };
+        if standing == Standing::Same && self.known_from <= from {
+            return;
+        }
+        self.log = if is_whole { Log::whole() } else { Log::tail() };
+        self.known_from = from;
+        for stored in run {
+            self.log.push(stored);
+        }
+        self.log.unlist_departed();
+    }
+
+    fn remember_ids(&mut self, messages: &[NewMessage], appended: &Appended) {
+        for (new, verdict) in messages.iter().zip(&appended.messages) {
+            self.ids.insert(new.message.id.clone(), Use { seq: verdict.seq, digest: new.digest });
+        }
+        self.ids.rotate(IDS_GENERATION, |_| false);
+    }
+
+    /// Whether the log can be what the thread's counters say. If not, something happened that no rule here foresees.
+    fn agrees(&self) -> bool {
+        let (thread, tally) = (&self.thread, self.log.tally());
+        let is_within = self.log.last_seq() <= thread.last_seq;
+        if self.known_from == 0 {
+            let counted = (thread.message_count, thread.size_bytes, thread.token_count);
+            return is_within && counted == (tally.count, tally.bytes, tally.tokens);
+        }
+        let is_stored = tally.count == 0 || self.log.first_seq() >= thread.first_seq;
+        is_within && is_stored && tally.count <= thread.message_count
+    }
+}
+
+/// From which seq on a page holds every message of the thread; none if it does not reach the thread's end.
+fn start_of_run(query: &MessagesQuery, page: &MessagesPage) -> Option<i64> {
+    let has_end = query.before_seq == 0 || query.before_seq > page.thread.last_seq;
+    let cursor = query.cursor.as_ref().map_or(0, |cursor| cursor.seq);
+    match (query.descending, page.more) {
+        (false, false) if has_end => Some(query.after_seq.max(cursor).saturating_add(1)),
+        (true, false) if has_end && cursor == 0 => Some(query.after_seq.saturating_add(1)),
+        (true, true) if has_end && cursor == 0 => page.messages.last().map(|oldest| oldest.seq),
+        (true | false, true | false) => None,
+    }
+}
+
+/// A page's messages, ascending.
+fn in_order(query: &MessagesQuery, page: &MessagesPage) -> Vec<StoredMessage> {
+    let mut messages = page.messages.clone();
+    if query.descending {
+        messages.reverse();
+    }
+    messages
+}
+
+/// The messages of a context behind which nothing was left out, and from which seq on. Where the whole thread is in
+/// the context, that is all of them.
+fn run_of_context(context: &Context) -> (Vec<StoredMessage>, i64) {
+    if as_i64(context.messages.len()) == context.thread.message_count {
+        return (context.messages.clone(), 0);
+    }
+    let mut from = context.thread.last_seq.saturating_add(1);
+    let mut run = Vec::new();
+    for stored in context.messages.iter().rev() {
+        if stored.seq.saturating_add(1) != from {
+            break;
+        }
+        from = stored.seq;
+        run.push(stored.clone());
+    }
+    run.reverse();
+    (run, from)
+}

@@ -1,0 +1,164 @@
+//! Puts the parts together: from settings to a running service, told in the log step by step.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use crate::{
+    clock::SystemClock,
+    error::{Error, Result},
+    fallback::{Fallback, Reachability, State},
+    grpc::{self, Listen, Listener, Options},
+    memory::{MemoryCopies, MemoryThreads},
+    redis::{Redis, RedisThreads},
+    settings::{self, Settings},
+    shutdown::Shutdown,
+    threads::{Limits, ThreadStore, Ttl},
+};
+
+/// How long a probe may take before it is taken for a failure anyway.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Runs the service until the shutdown; ends within the drain deadline after it, whatever clients do.
+///
+/// Fails when an address cannot be listened on, when settings can never work, and when `redis.required` is set and
+/// Redis does not answer.
+pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<()> {
+    let limits = Limits {
+        max_messages: i64::try_from(settings.threads.max_messages).unwrap_or(i64::MAX),
+        max_bytes: i64::try_from(settings.threads.max_bytes).unwrap_or(i64::MAX),
+    };
+    if !settings.redis.enabled {
+        info!("redis is switched off: threads live in this process's memory alone");
+        let store = MemoryThreads::new(SystemClock, limits, settings.memory.max_bytes);
+        return serve(settings, Arc::new(store), None, shutdown).await;
+    }
+
+    let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
+    let greeting = greet(&settings, &redis).await?;
+    let reachability = Arc::new(Reachability::new(&greeting));
+    let copies = MemoryCopies::new(
+        SystemClock,
+        limits,
+        settings.memory.copy_bytes,
+        usize::try_from(settings.memory.copy_threads).unwrap_or(usize::MAX),
+    );
+    let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
+    let probe = move || {
+        let redis = redis.clone();
+        async move { redis.probe(PROBE).await }
+    };
+    shutdown.spawn("probe", store.clone().watch_over(shutdown.token(), probe));
+    let is_reachable = follow(&reachability, &shutdown);
+    serve(settings, Arc::new(store), Some(is_reachable), shutdown).await
+}
+
+/// Says hello to Redis, and tells how that went.
+async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>> {
+    let configured = &settings.redis;
+    info!(
+        redis = %configured.endpoint,
+        pool_size = configured.pool_size,
+        key_prefix = configured.key_prefix,
+        "using redis"
+    );
+    info!("connecting to redis");
+    match redis.greet(configured.connect_timeout).await {
+        Ok(greeting) => {
+            let round_trip_us = u64::try_from(greeting.round_trip.as_micros()).unwrap_or(u64::MAX);
+            info!(round_trip_us, version = greeting.server_version, "redis answered the ping");
+            // A server that answers may still refuse what we write.
+            Ok(redis.probe(PROBE).await)
+        }
+        Err(cause) if configured.required => {
+            error!(error = %cause, "redis is required and cannot be used");
+            Err(cause)
+        }
+        Err(Error::Misconfigured(reason)) => {
+            error!(%reason, "redis refuses this configuration: calls fail until it is corrected");
+            Ok(Err(Error::Misconfigured(reason)))
+        }
+        Err(cause) => {
+            warn!(error = %cause, "redis does not answer: serving from local memory until it does");
+            Ok(Err(cause))
+        }
+    }
+}
+
+/// Tells health whether Redis is reachable.
+fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<bool> {
+    let mut state = reachability.watch();
+    let (sender, receiver) = watch::channel(matches!(*state.borrow(), State::Reachable));
+    let token = shutdown.token();
+    shutdown.spawn("redis health", async move {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                changed = state.changed() => if changed.is_err() { return },
+            }
+            sender.send_replace(matches!(*state.borrow_and_update(), State::Reachable));
+        }
+    });
+    receiver
+}
+
+async fn serve<S: ThreadStore>(
+    settings: Settings,
+    store: Arc<S>,
+    redis: Option<watch::Receiver<bool>>,
+    shutdown: Shutdown,
+) -> Result<()> {
+    let default_ttl = Ttl::new("threads.default_ttl", settings.threads.default_ttl)
+        .map_err(|violation| Error::Invalid(vec![violation]))?;
+    info!(ttl = %humantime::format_duration(settings.threads.default_ttl), "thread time to live");
+    info!(interval = %humantime::format_duration(settings.threads.sweep_interval), "thread sweep");
+    let mut listeners = Vec::new();
+    for listen in &settings.server.listen {
+        let listen = match listen {
+            settings::Listen::Tcp(address) => Listen::Tcp(address.clone()),
+            settings::Listen::Unix(path) => Listen::Unix(path.clone()),
+        };
+        let listener = Listener::bind(&listen)
+            .await
+            .map_err(|cause| Error::Internal(format!("cannot listen on {listen:?}: {cause}").into()))?;
+        info!(address = %listener.local_address(), "listening");
+        listeners.push(listener);
+    }
+    shutdown.spawn("sweep", sweep(Arc::clone(&store), settings.threads.sweep_interval, shutdown.clone()));
+
+    let server = &settings.server;
+    let options = Options {
+        max_request_bytes: usize::try_from(server.max_request_bytes).unwrap_or(usize::MAX),
+        max_response_bytes: usize::try_from(server.max_response_bytes).unwrap_or(usize::MAX),
+        max_concurrent_streams: server.max_concurrent_streams,
+        max_concurrent_calls: usize::try_from(server.max_concurrent_calls).unwrap_or(usize::MAX),
+        keepalive_interval: server.keepalive_interval,
+        keepalive_timeout: server.keepalive_timeout,
+        drain_deadline: server.drain_deadline,
+        default_ttl,
+    };
+    grpc::serve(listeners, options, store, redis, shutdown).await
+}
+
+/// Sweeps for ever, one pause after the other.
+async fn sweep<S: ThreadStore>(store: Arc<S>, interval: Duration, shutdown: Shutdown) {
+    let token = shutdown.token();
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = sleep(interval) => {}
+        }
+        let swept = tokio::select! {
+            () = token.cancelled() => return,
+            swept = store.sweep().instrument(info_span!("sweep")) => swept,
+        };
+        match swept {
+            Ok(swept) if swept.removed > 0 || swept.repaired > 0 => {
+                info!(removed = swept.removed, repaired = swept.repaired, "swept expired threads");
+            }
+            Ok(_) => debug!("found no expired threads to sweep"),
+            Err(cause) => warn!(error = %cause, "could not sweep expired threads"),
+        }
+    }
+}
