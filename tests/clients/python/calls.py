@@ -1,0 +1,77 @@
+"""What several tests ask of a server, and the checks that hold for every answer."""
+
+import grpc
+import pytest
+from fusewire.v1 import conversation_threads_pb2 as pb
+from fusewire.v1 import conversation_threads_pb2_grpc as pb_grpc
+from google.rpc import error_details_pb2, status_pb2
+
+DETAILS = {
+    f"type.googleapis.com/google.rpc.{name}": getattr(error_details_pb2, name)
+    for name in ("ErrorInfo", "BadRequest", "RetryInfo", "ResourceInfo", "QuotaFailure", "PreconditionFailure")
+}
+
+
+def connect(server):
+    """Gives a server (whatever has an address) its channel and the stub for threads."""
+    server.channel = grpc.insecure_channel(server.address, options=[("grpc.enable_http_proxy", 0)])
+    server.threads = pb_grpc.ConversationThreadsStub(server.channel)
+    return server
+
+
+def append(server, thread_id, messages, size=7, **fields):
+    """Appends in batches of that size; returns the AppendedMessages and the last answer."""
+    appended, answer = [], None
+    for start in range(0, len(messages), size):
+        answer = server.threads.AppendMessages(
+            pb.AppendMessagesRequest(
+                thread_id=thread_id, messages=messages[start : start + size], create_if_missing=True, **fields
+            )
+        )
+        appended += answer.messages
+    return appended, answer
+
+
+def read(server, thread_id, page_size=5, **fields):
+    """All messages, page by page; no page is larger than asked."""
+    found, token = [], ""
+    while True:
+        page = server.threads.ListMessages(
+            pb.ListMessagesRequest(thread_id=thread_id, page_size=page_size, page_token=token, **fields)
+        )
+        assert len(page.messages) <= page_size
+        found += page.messages
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+def sent(stored):
+    """A stored message without what only the server sets: as it was sent."""
+    result = pb.Message()
+    result.CopyFrom(stored)
+    for field in ("seq", "commit_time", "provisional", "status"):
+        result.ClearField(field)
+    return result
+
+
+def error(code, reason, call, request):
+    """Makes a call that must fail so; returns its details by name and the ErrorInfo's metadata."""
+    with pytest.raises(grpc.RpcError) as raised:
+        call(request)
+    failure = raised.value
+    assert failure.code() == code, f"{failure.code()}: {failure.details()}"
+    packed = dict(failure.trailing_metadata() or ()).get("grpc-status-details-bin")
+    assert packed, f"no details: {failure.details()}"
+    status = status_pb2.Status.FromString(packed)
+    assert (status.code, status.message) == (code.value[0], failure.details())
+    details = {}
+    for each in status.details:
+        detail = DETAILS[each.type_url]()
+        assert each.Unpack(detail)
+        name = detail.DESCRIPTOR.name
+        assert name not in details, f"two of {name}"
+        details[name] = detail
+    info = details["ErrorInfo"]
+    assert (info.reason, info.domain) == (reason, "fusewire")
+    return details, dict(info.metadata)

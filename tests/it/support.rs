@@ -1,0 +1,14 @@
+//! What the integration tests stand on: real servers, a proxy that misbehaves on order, and waiting without sleeping.
+
+pub(crate) mod chaos_proxy;
+mod chaos_pump;
+pub(crate) mod deployment;
+pub(crate) mod eventually;
+pub(crate) mod fusewire;
+pub(crate) mod port;
+pub(crate) mod process;
+pub(crate) mod raw;
+pub(crate) mod redis_options;
+pub(crate) mod redis_server;
+pub(crate) mod threads;
+pub(crate) mod tls;
