@@ -63,8 +63,8 @@ fn parse(
         id => MessageId::parse_new("id", id),
     };
     let id = check.take(path.field("id"), id);
-    check_message(check, path, &message);
     let role = role(check, path.field("role"), message.role);
+    check_message(check, path, &message);
     let digest = digest(&mut message);
     let (id, role) = (id?, role?);
     Some(NewMessage { message: into_domain(message, id, role), digest })

@@ -163,6 +163,7 @@ fn every_violated_field_is_told_with_its_path() {
     };
     let expected = [
         "messages[1].id",
+        "messages[1].role",
         "messages[1].name",
         "messages[1].parts[0]",
         "messages[1].parts[1].tool_result",
@@ -179,7 +180,6 @@ fn every_violated_field_is_told_with_its_path() {
         "messages[1].create_time",
         "messages[1].finish_reason",
         "messages[1].extra[\"\"]",
-        "messages[1].role",
     ];
     assert_eq!(violations(vec![user("a", vec![]), message]), expected);
     assert_eq!(violations(vec![proto::Message::default()]), ["messages[0].role"]);

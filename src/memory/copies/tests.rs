@@ -12,7 +12,7 @@ use crate::{
             pages, request, said, shared_only, sized, thread_id, ttl,
         },
     },
-    threads::{AppendedMessage, MessagesCursor, NewMessage, RequestId, Role, Trim, context::Budget},
+    threads::{AppendedMessage, MessagesCursor, NewMessage, RequestId, Role, ToolRef, Trim, context::Budget},
 };
 
 type TestClock = Arc<ManualClock>;
@@ -365,6 +365,33 @@ async fn trimmed_messages_leave_the_copy_and_kept_instructions_stay() {
         11,
         "of a batch that is trimmed itself only what is stored is known"
     );
+}
+
+#[tokio::test]
+async fn a_result_whose_call_was_trimmed_is_in_no_context_here_either() {
+    let fleet = fleet();
+    let tool = |id: &str, is_result| {
+        let mut new = said(id);
+        new.message.tools = vec![ToolRef { is_result, call_id: "c".to_owned(), name: "look".to_owned() }];
+        new
+    };
+    let mut new = new_thread("t", vec![instructed("s"), tool("call", false), tool("result", true)]);
+    new.profile.trim = Trim { max_messages: 3, max_bytes: 0 };
+    fleet.redis.create(&call(), &new).await.unwrap();
+    fleet.append_elsewhere(&append("t", many(0..2))).await;
+    fleet.read_messages(&pages("t", 9)).await;
+    assert_eq!(fleet.newest(9).await.unwrap(), [1, 3, 4, 5]);
+    let context = fleet.copies.context(&call(), &window(0)).await.unwrap().value;
+    assert_eq!(context.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [1, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_repeated_creation_with_fewer_messages_does_not_pass_for_the_whole_thread() {
+    let fleet = fleet();
+    let new = NewThread { request_id: Some(request("r")), ..new_thread("t", many(0..3)) };
+    fleet.redis.create(&call(), &new).await.unwrap();
+    fleet.create(&NewThread { messages: many(0..2), ..new }).await;
+    assert_eq!(fleet.known_from().await, 4);
 }
 
 #[tokio::test]

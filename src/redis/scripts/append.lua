@@ -117,11 +117,34 @@ while t.first_seq < t.last_seq
 end
 drop_leading_holes(t)
 
--- The ids of stored messages are in one of the two generations: a generation is as large as the thread at least.
-if redis.call('HLEN', IDS) >= math.max(min_ids, t.count, t.trim_messages) then
+-- Ids are remembered for two generations. Those of messages that are still stored are carried over: of instructions
+-- that outlived trimming, and of the oldest messages where truncated tails filled a generation.
+local function begin_generation()
+  local carried = {}
+  local function carry(entry)
+    local id = id_of(entry)
+    if not id then return true end
+    local known = redis.call('HGET', IDS_OLD, id)
+    if not known then return false end
+    carried[#carried + 1] = id
+    carried[#carried + 1] = known
+    return true
+  end
+  for _, entry in ipairs(redis.call('HVALS', SYSTEM)) do carry(entry) end
+  local slots, at, is_older = t.last_seq - t.first_seq + 1, 0, true
+  while is_older and at < slots do
+    for _, entry in ipairs(redis.call('LRANGE', MESSAGES, at, at + 63)) do
+      is_older = is_older and carry(entry)
+    end
+    at = at + 64
+  end
   redis.call('UNLINK', IDS_OLD)
   redis.call('RENAME', IDS, IDS_OLD)
+  for from = 1, #carried, 200 do
+    redis.call('HSET', IDS_OLD, unpack(carried, from, math.min(#carried, from + 199)))
+  end
 end
+if redis.call('HLEN', IDS) >= math.max(min_ids, t.count, t.trim_messages) then begin_generation() end
 
 t.revision = t.revision + 1
 t.updated = NOW

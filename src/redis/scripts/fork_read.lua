@@ -22,8 +22,8 @@ if from <= to then
 end
 local ids = {}
 local function add_id(entry)
-  if #entry < 25 then return end
-  local id = string.sub(entry, 25, 24 + string.byte(entry, 24))
+  local id = id_of(entry)
+  if not id then return end
   local known = redis.call('HGET', IDS, id) or redis.call('HGET', IDS_OLD, id)
   if known then
     ids[#ids + 1] = id

@@ -79,6 +79,12 @@ local function weigh(entry)
   return struct.unpack('>I4I4', entry, 16)
 end
 
+-- The message id in an entry; nil in a hole.
+local function id_of(entry)
+  if #entry < 25 then return nil end
+  return string.sub(entry, 25, 24 + string.byte(entry, 24))
+end
+
 -- Write requests that were carried out, newest first, as a text of `kind:id` with a space before and behind each.
 local function was_requested(t, request)
   return request ~= '' and string.find(t.requests or ' ', ' ' .. request .. ' ', 1, true) ~= nil
