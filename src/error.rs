@@ -52,10 +52,10 @@ pub enum Error {
         /// The present one.
         current: String,
     },
-    /// The source of a copy kept changing.
-    #[error("thread {id} kept changing while it was copied")]
+    /// A thread kept changing while it was copied, or a message while it was updated.
+    #[error("thread {id} kept changing under this request")]
     SourceChanged {
-        /// The source.
+        /// The thread.
         id: String,
     },
     /// The thread was deleted; only an explicit create may use its id again.

@@ -16,7 +16,9 @@ mod fork;
 mod index;
 mod keys;
 mod pool;
+mod read;
 mod reply;
+mod run;
 mod scripts;
 mod threads;
 
@@ -108,7 +110,7 @@ fn to_error(error: RedisError) -> Error {
         _ if refused(&["NOAUTH", "WRONGPASS", "NOPERM", "invalid password", "invalid username-password"]) => {
             Error::Misconfigured(cause(error))
         }
-        _ if refused(&["OOM command not allowed"]) => Error::RedisOutOfMemory,
+        _ if text.contains("OOM") && text.contains("command not allowed") => Error::RedisOutOfMemory,
         _ if refused(&["WRONGTYPE"]) => Error::Corrupt { key: String::new(), seq: 0 },
         _ if refuses_writes(&error) => Error::Unreachable(cause(error)),
         ErrorKind::Io => Error::Unreachable(cause(error)),

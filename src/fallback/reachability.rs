@@ -21,6 +21,8 @@ const ASKED: Duration = Duration::from_millis(100);
 const VERDICT: Duration = Duration::from_millis(20);
 /// A probe by the clock is given up after this.
 const UNASKED: Duration = Duration::from_millis(200);
+/// The grain in which a probe's wait is measured.
+const TICK: Duration = Duration::from_millis(10);
 /// Probes are at most this far apart.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// After an outage began, the first probe comes this soon; each further one after twice the time.
@@ -130,17 +132,22 @@ impl Reachability {
         }
     }
 
+    /// Waits for a probe as long as Redis may be silent; a call that has doubts shortens that.
     async fn bounded(&self, probe: impl Future<Output = Result<()>>, asked: bool) -> Result<()> {
-        let began = Instant::now();
-        let mut limit = began + if asked { ASKED } else { UNASKED };
         let mut probe = pin!(probe);
-        loop {
+        let mut waited = Duration::ZERO;
+        let mut limit = if asked { ASKED } else { UNASKED };
+        while waited < limit {
+            let slept = Instant::now();
             tokio::select! {
                 result = &mut probe => return result,
-                () = sleep_until(limit) => return Err(Error::TimedOut(began.elapsed())),
-                () = self.doubt.notified() => limit = limit.min(Instant::now() + ASKED),
+                () = sleep(TICK) => {}
+                () = self.doubt.notified() => limit = limit.min(waited + ASKED),
             }
+            // Where this process did not get to run, the silence was not that of Redis.
+            waited += slept.elapsed().min(TICK * 2);
         }
+        Err(Error::TimedOut(limit))
     }
 
     fn change(&self, next: State, found: &Result<()>, on_return: &impl Fn()) {

@@ -55,6 +55,9 @@ impl RedisThreads {
             Some(request) => format!("fork:{request}"),
             None => format!("fork:{}", fresh_id(&self.redis.clock)),
         };
+        if let Some(copy) = self.made_before(call, fork, &request).await? {
+            return Ok(copy);
+        }
         for _ in 0..ATTEMPTS {
             match self.copy_once(call, fork, &request).await {
                 Err(Error::TokenStale | Error::SourceChanged { .. }) => {}
@@ -62,6 +65,19 @@ impl RedisThreads {
             }
         }
         Err(Error::SourceChanged { id: fork.source.to_string() })
+    }
+
+    /// The copy that the same request made before, also when the source is gone since.
+    async fn made_before(&self, call: &Call, fork: &Fork, request: &str) -> Result<Option<Thread>> {
+        let keys = self.redis.keys.thread(&fork.id);
+        match self.read_fields(call, &fork.id).await {
+            Ok((fields, expire_time)) if fields.text("create_request") == Some(request) => {
+                thread_of(&fields, &fork.id, &keys, expire_time).map(Some)
+            }
+            Ok(_) => Err(Error::ThreadExists { id: fork.id.to_string() }),
+            Err(Error::ThreadNotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn copy_once(&self, call: &Call, fork: &Fork, request: &str) -> Result<Thread> {

@@ -30,7 +30,7 @@ use crate::{
     settings::{Address, RedisSettings, TlsSettings},
 };
 
-/// How long a caller may wait for a handle. The pool dials by itself, so that this passes only in an outage.
+/// How long a dial may be tried anew before its failure counts. The pool dials by itself, in no caller's path.
 const CHECKOUT: Duration = Duration::from_millis(250);
 /// How long after a caller's deadline a write may still begin, by the clock of Redis.
 const LATE: Duration = Duration::from_secs(1);
@@ -141,6 +141,7 @@ impl bb8::ManageConnection for Dialer {
 /// The pool, and what is learnt from every reply.
 pub(super) struct Pool {
     handles: bb8::Pool<Dialer>,
+    size: u32,
     /// For probes alone, so that a probe never waits behind callers.
     probe: Mutex<Option<Handle>>,
     prober: Dialer,
@@ -162,6 +163,7 @@ impl Pool {
             .build_unchecked(Dialer::new(settings)?);
         Ok(Self {
             handles,
+            size: settings.pool_size,
             probe: Mutex::new(None),
             prober: Dialer::new(settings)?,
             command_timeout: settings.command_timeout,
@@ -170,9 +172,8 @@ impl Pool {
         })
     }
 
-    /// Runs one operation on a connection, within the caller's deadline and the configured bound. A connection that
-    /// turns out dead, or a server that takes no writes, is retried once through another; so `attempt` must be safe to
-    /// repeat.
+    /// Runs one operation on a connection, within the caller's deadline and the configured bound. It is repeated when
+    /// a connection turns out dead, so `attempt` must be safe to repeat.
     pub(super) async fn run<T, F, Fut>(&self, call: &Call, operation: &'static str, attempt: F) -> Result<T>
     where
         F: Fn(MultiplexedConnection) -> Fut + Send,
@@ -180,7 +181,7 @@ impl Pool {
         T: Send,
     {
         let started = Instant::now();
-        let result = match timeout_at(self.bound(call, started), self.attempt_twice(attempt)).await {
+        let result = match timeout_at(self.bound(call, started), self.attempt_until_heard(attempt)).await {
             Ok(result) => result,
             Err(_) if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                 Err(Error::DeadlineExceeded)
@@ -200,36 +201,38 @@ impl Pool {
         call.deadline.map_or(bound, |deadline| deadline.min(bound))
     }
 
-    async fn attempt_twice<T, F, Fut>(&self, attempt: F) -> Result<T>
+    /// Goes on to another connection when one turns out dead, each of them once and then a new one; tries once more
+    /// when the server takes no writes, since another connection may lead to one that does.
+    async fn attempt_until_heard<T, F, Fut>(&self, attempt: F) -> Result<T>
     where
         F: Fn(MultiplexedConnection) -> Fut + Send,
         Fut: Future<Output = RedisResult<T>> + Send,
         T: Send,
     {
-        match self.attempt_once(&attempt).await {
-            Err(Error::Unreachable(_)) => self.attempt_once(&attempt).await,
-            other => other,
-        }
-    }
-
-    async fn attempt_once<T, F, Fut>(&self, attempt: &F) -> Result<T>
-    where
-        F: Fn(MultiplexedConnection) -> Fut + Send,
-        Fut: Future<Output = RedisResult<T>> + Send,
-        T: Send,
-    {
-        // The checkout ends here: the connection is shared, so that no caller waits for another's reply.
-        let handle = match self.handles.get().await {
-            Ok(handle) => handle.clone(),
-            Err(bb8::RunError::User(error)) => return Err(to_error(error)),
-            Err(bb8::RunError::TimedOut) => return Err(Error::Unreachable("no connection".into())),
-        };
-        attempt(handle.connection).await.map_err(|error| {
-            if error.is_unrecoverable_error() || error.is_timeout() || refuses_writes(&error) {
+        let mut attempts = 0;
+        loop {
+            // The checkout ends here: the connection is shared, so that no caller waits for another's reply.
+            let handle = match self.handles.get().await {
+                Ok(handle) => handle.clone(),
+                Err(bb8::RunError::User(error)) => return Err(to_error(error)),
+                // Whether Redis can be reached at all is found out elsewhere, which ends this wait.
+                Err(bb8::RunError::TimedOut) => continue,
+            };
+            let error = match attempt(handle.connection).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let is_dead = (error.is_io_error() || error.is_unrecoverable_error()) && !error.is_timeout();
+            let is_refused = refuses_writes(&error);
+            if is_dead || is_refused || error.is_timeout() {
                 handle.broken.store(true, Ordering::Release);
             }
-            to_error(error)
-        })
+            attempts += 1;
+            let most = if is_dead { self.size + 1 } else { u32::from(is_refused) };
+            if attempts > most {
+                return Err(to_error(error));
+            }
+        }
     }
 
     /// Runs one operation on the probe's own connection, which is dialled anew if it was lost.

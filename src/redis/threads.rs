@@ -2,29 +2,23 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bb8_redis::redis::{Script, ScriptInvocation, Value};
+use tokio::time::sleep;
 
-use super::{
-    Redis, entry,
-    keys::ThreadKeys,
-    reply::{Fields, Reply},
-    scripts,
-};
+use super::{Redis, entry, keys::ThreadKeys, read::ReadArguments, reply::Fields, scripts};
 use crate::{
     call::{Answer, Call},
     clock::{Timestamp, fresh_id},
     error::{Error, Result},
     threads::{
         Append, Appended, AppendedMessage, Context, ContextQuery, Cut, Fork, Guard, IDS_GENERATION, Limits,
-        MAX_BATCH_BYTES, MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, MessageUpdate, MessagesPage, MessagesQuery,
-        NewMessage, NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange,
-        ThreadId, ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
-        context::{self, Tail},
+        MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, MessageUpdate, MessagesPage, MessagesQuery, NewMessage,
+        NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange, ThreadId,
+        ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
     },
 };
 
 /// A message update reads, merges and replaces; so many times somebody else may come between.
-const UPDATE_ATTEMPTS: usize = 16;
+const UPDATE_ATTEMPTS: u64 = 100;
 
 /// Keeps threads in Redis, shared by every instance.
 #[derive(Debug, Clone)]
@@ -54,46 +48,6 @@ impl RedisThreads {
     /// Threads behind a connection, each within `limits`.
     pub fn new(redis: Redis, limits: Limits) -> Self {
         Self { redis, limits }
-    }
-
-    /// Runs a script on a thread. `arguments` adds what follows the latest moment at which to write.
-    pub(super) async fn run(
-        &self,
-        call: &Call,
-        operation: &'static str,
-        script: &Script,
-        id: &ThreadId,
-        keys: &[String],
-        arguments: impl Fn(&mut ScriptInvocation<'_>) + Send + Sync,
-    ) -> Result<Reply> {
-        // A late answer tells the time of Redis; the second attempt goes by it.
-        for _ in 0..2 {
-            let not_after = self.redis.pool.not_after(call);
-            let mut invocation = script.prepare_invoke();
-            for key in keys {
-                invocation.key(key);
-            }
-            invocation.arg(not_after.as_millis());
-            arguments(&mut invocation);
-            let invocation = &invocation;
-            let values: Vec<Value> = self
-                .redis
-                .pool
-                .run(call, operation, |mut connection| async move {
-                    invocation.invoke_async(&mut connection).await
-                })
-                .await
-                .map_err(|error| name_key(error, keys))?;
-            let mut reply = Reply::new(values);
-            let word = reply.text()?;
-            self.redis.pool.learn_time(reply.time()?);
-            match word.as_str() {
-                "OK" => return Ok(reply),
-                "LATE" => {}
-                _ => return Err(refusal(&word, &mut reply, id)?),
-            }
-        }
-        Err(Error::TimedOut(Duration::ZERO))
     }
 
     async fn append_as(
@@ -153,100 +107,6 @@ impl RedisThreads {
         let thread = thread_of(&reply.fields()?, id, &keys, expire_time)?;
         Ok(Outcome { appended: Appended { thread, previous_last_seq, messages }, index_is_due })
     }
-
-    /// Reads a thread, and messages as `arguments` say: all that [`scripts::READ`] takes from the renewal on.
-    async fn read(
-        &self,
-        call: &Call,
-        operation: &'static str,
-        id: &ThreadId,
-        arguments: ReadArguments<'_>,
-    ) -> Result<(Thread, Reply)> {
-        let keys = self.redis.keys.thread(id);
-        let mut reply = self
-            .run(call, operation, &scripts::READ, id, &keys, |script| {
-                script.arg(u8::from(arguments.renew)).arg(arguments.epoch).arg(arguments.revision);
-                script.arg(arguments.after).arg(arguments.before).arg(u8::from(arguments.descending));
-                script.arg(arguments.limit).arg(MAX_BATCH_BYTES).arg(arguments.max_tokens);
-                script.arg(u8::from(arguments.with_instructions));
-            })
-            .await?;
-        let expire_time = reply.expiry()?;
-        let thread = thread_of(&reply.fields()?, id, &keys, expire_time)?;
-        Ok((thread, reply))
-    }
-
-    /// Reads the newest messages, further and further back, until the window's choice is certain.
-    async fn select_context(&self, call: &Call, query: &ContextQuery) -> Result<Context> {
-        let key = self.redis.keys.thread(&query.id)[1].clone();
-        let budget = query.budget;
-        let mut slice = match usize::try_from(budget.max_messages) {
-            Ok(0) | Err(_) => 1000,
-            Ok(wanted) => wanted.saturating_add(8),
-        };
-        let mut tail: Vec<StoredMessage> = Vec::new();
-        let mut instructions = Vec::new();
-        let mut seen: Option<Thread> = None;
-        loop {
-            let before = tail.first().map_or(0, |oldest| oldest.seq);
-            let arguments = ReadArguments {
-                renew: query.renew && seen.is_none(),
-                epoch: seen.as_ref().map_or("", |thread| thread.epoch.as_str()),
-                revision: seen.as_ref().map_or(0, |thread| thread.revision),
-                before,
-                descending: true,
-                limit: slice,
-                max_tokens: budget.max_tokens,
-                with_instructions: seen.is_none(),
-                ..ReadArguments::default()
-            };
-            let (thread, mut reply) = match self.read(call, "context", &query.id, arguments).await {
-                // Somebody wrote between two slices: begin again with what is there now.
-                Err(Error::TokenStale) => {
-                    (tail, seen) = (Vec::new(), None);
-                    continue;
-                }
-                other => other?,
-            };
-            let mut older = reply.messages(&key)?.whole()?;
-            let more = reply.flag()?;
-            if seen.is_none() {
-                instructions = reply.messages(&key)?.whole()?;
-                instructions.sort_by_key(|kept| kept.seq);
-            }
-            older.reverse();
-            older.append(&mut tail);
-            tail = older;
-            let choice = context::select(
-                Tail {
-                    messages: &tail,
-                    instructions: &instructions,
-                    is_whole: !more,
-                    head_was_cut: tail.first().is_some_and(|oldest| oldest.seq > 1),
-                },
-                budget,
-            );
-            if let Some(messages) = choice {
-                return Ok(Context { thread, messages });
-            }
-            seen = Some(thread);
-            slice = slice.saturating_mul(2);
-        }
-    }
-}
-
-/// What to read of a thread; by default the thread alone.
-#[derive(Clone, Copy, Default)]
-struct ReadArguments<'a> {
-    renew: bool,
-    epoch: &'a str,
-    revision: i64,
-    after: i64,
-    before: i64,
-    descending: bool,
-    limit: usize,
-    max_tokens: i64,
-    with_instructions: bool,
 }
 
 impl ThreadStore for RedisThreads {
@@ -363,7 +223,12 @@ impl ThreadStore for RedisThreads {
         let keys = self.redis.keys.thread(&update.id);
         let etag = update.guard.etag.as_deref().unwrap_or_default();
         let request = self.request("message", &update.guard);
-        for _ in 0..UPDATE_ATTEMPTS {
+        for attempt in 0..UPDATE_ATTEMPTS {
+            if attempt > 0 {
+                // Others update the same message: let them pass, each by another time.
+                let pause = Duration::from_micros(rand::random_range(0..=attempt * 200));
+                sleep(pause).await;
+            }
             let mut found = self
                 .run(call, "find message", &scripts::FIND_MESSAGE, &update.id, &keys, |script| {
                     script.arg(etag).arg(&request).arg(update.message_id.as_str());
@@ -516,48 +381,4 @@ pub(super) fn thread_of(
     expire_time: Option<Timestamp>,
 ) -> Result<Thread> {
     fields.thread(id, &keys[0], expire_time)
-}
-
-/// Says which key holds a value of the wrong type.
-fn name_key(error: Error, keys: &[String]) -> Error {
-    match (error, keys.first()) {
-        (Error::Corrupt { key, seq }, Some(first)) if key.is_empty() => {
-            Error::Corrupt { key: first.clone(), seq }
-        }
-        (error, _) => error,
-    }
-}
-
-/// Says why a script wrote nothing.
-fn refusal(word: &str, reply: &mut Reply, id: &ThreadId) -> Result<Error> {
-    let id = id.to_string();
-    Ok(match word {
-        "ABSENT" => Error::ThreadNotFound { id },
-        "EXISTS" => Error::ThreadExists { id },
-        "DELETED" => Error::ThreadDeleted { id },
-        "OWNER" => Error::OwnerMismatch { id },
-        "REUSED" => Error::MessageIdReused { id: reply.text()? },
-        "ETAG" => Error::EtagMismatch { current: reply.text()? },
-        "NO_MESSAGE" => Error::MessageNotFound { thread: id, id: String::new() },
-        "STALE" => Error::TokenStale,
-        "CHANGED" | "LOST" => Error::SourceChanged { id },
-        "CORRUPT" => Error::Corrupt { key: reply.text()?, seq: 0 },
-        "LIMIT" => {
-            let what = match reply.text()?.as_str() {
-                "messages" => "messages",
-                "bytes" => "bytes",
-                _ => "bytes of instructions",
-            };
-            Error::ThreadLimit { id, what, limit: reply.int()? }
-        }
-        "RANGE" => {
-            let field = match reply.text()?.as_str() {
-                "after_seq" => "after_seq",
-                "before_seq" => "before_seq",
-                _ => "at_seq",
-            };
-            Error::SeqOutOfRange { field, last_seq: reply.int()? }
-        }
-        other => Error::Internal(format!("a script answered {other:?}").into()),
-    })
 }

@@ -5,6 +5,24 @@
 mod support;
 
 #[cfg(test)]
+mod costs;
+#[cfg(test)]
+mod deadlines;
+#[cfg(test)]
+mod health;
+#[cfg(test)]
 mod imports;
+#[cfg(test)]
+mod local;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod redis_connection;
+#[cfg(test)]
+mod service;
+#[cfg(test)]
+mod settings_cli;
+#[cfg(test)]
+mod shutdown;
 #[cfg(test)]
 mod threads;

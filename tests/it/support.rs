@@ -1,13 +1,16 @@
 //! What the integration tests stand on: real servers, a proxy that misbehaves on order, and waiting without sleeping.
 
+pub(crate) mod behind_proxy;
 pub(crate) mod chaos_proxy;
 mod chaos_pump;
 pub(crate) mod deployment;
 pub(crate) mod eventually;
 pub(crate) mod fusewire;
+pub(crate) mod health;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod raw_call;
 pub(crate) mod redis_options;
 pub(crate) mod redis_server;
 pub(crate) mod threads;

@@ -33,8 +33,9 @@ else
     kept_first = 0, kept_bytes = 0, created = NOW, updated = NOW, indexed = NOW,
   }
   for i = 12, FIRST - 1, 2 do t[ARGV[i]] = ARGV[i + 1] end
-  for _, name in ipairs({'ttl', 'pinned', 'trim_messages', 'trim_bytes'}) do t[name] = tonumber(t[name]) end
+  for _, name in ipairs({'ttl', 'pinned', 'trim_messages'}) do t[name] = tonumber(t[name]) end
 end
+local trim_bytes = tonumber(t.trim_bytes)
 
 -- Which messages are here already?
 local ids = {}
@@ -70,7 +71,7 @@ if repeated then return {'OK', NOW, expiry(), t.last_seq, 0, seqs, duplicates, f
 if #fresh > 0 then
   if given_etag ~= '' and given_etag ~= etag(t) then return {'ETAG', NOW, etag(t)} end
   if t.trim_messages == 0 and t.count + #fresh > max_messages then return {'LIMIT', NOW, 'messages', max_messages} end
-  if t.trim_bytes == 0 and t.bytes + new_bytes > max_bytes then return {'LIMIT', NOW, 'bytes', max_bytes} end
+  if trim_bytes == 0 and t.bytes + new_bytes > max_bytes then return {'LIMIT', NOW, 'bytes', max_bytes} end
 elseif existed then
   return {'OK', NOW, renew(t), t.last_seq, 0, seqs, duplicates, flatten(t)}
 end
@@ -112,7 +113,7 @@ end
 -- The newest message always stays; instructions that outlived trimming do not count.
 while t.first_seq < t.last_seq
   and ((t.trim_messages > 0 and t.count - t.kept > t.trim_messages)
-    or (t.trim_bytes > 0 and t.bytes - t.kept_bytes > t.trim_bytes)) do
+    or (trim_bytes > 0 and t.bytes - t.kept_bytes > trim_bytes)) do
   drop_oldest(t)
 end
 drop_leading_holes(t)

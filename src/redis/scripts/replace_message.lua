@@ -21,7 +21,7 @@ local new = string.sub(old, 1, 9) .. ARGV[6]
 local old_tokens, old_size = weigh(old)
 local new_tokens, new_size = weigh(new)
 local growth = new_size - old_size
-if growth > 0 and t.trim_bytes == 0 and t.bytes + growth > tonumber(ARGV[7]) then
+if growth > 0 and tonumber(t.trim_bytes) == 0 and t.bytes + growth > tonumber(ARGV[7]) then
   return {'LIMIT', NOW, 'bytes', tonumber(ARGV[7])}
 end
 if instruction and growth > 0 and t.system_bytes + growth > tonumber(ARGV[8]) then

@@ -7,13 +7,16 @@
 -- Redis has no rollback, so every script reads and checks all its keys before its first write. Only a first write can
 -- be refused for lack of memory (later ones of the same script never are), so nothing half-happens.
 local THREAD, MESSAGES, SYSTEM, IDS, IDS_OLD, TOMBSTONE = unpack(KEYS)
-local TIME = redis.call('TIME')
-local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local NOW = clock()
 if tonumber(ARGV[1]) > 0 and NOW > tonumber(ARGV[1]) then return {'LATE', NOW} end
 
 local NUMBERS = {
   'revision', 'first_seq', 'last_seq', 'count', 'tokens', 'bytes', 'system_bytes', 'kept', 'kept_first',
-  'kept_bytes', 'ttl', 'pinned', 'trim_messages', 'trim_bytes', 'created', 'updated', 'indexed',
+  'kept_bytes', 'ttl', 'pinned', 'trim_messages', 'created', 'updated', 'indexed',
 }
 
 -- Reads the thread as a table; nil if there is none. Touches every key, so that a wrong type fails before any write.
@@ -31,7 +34,8 @@ local function read_thread()
     t[name] = tonumber(t[name])
     if not t[name] then return nil, {'CORRUPT', NOW, THREAD} end
   end
-  if not t.epoch then return nil, {'CORRUPT', NOW, THREAD} end
+  -- Stays a text: a caller's number may be larger than Lua's are exact.
+  if not tonumber(t.trim_bytes) or not t.epoch then return nil, {'CORRUPT', NOW, THREAD} end
   if listed ~= t.last_seq - t.first_seq + 1 then return nil, {'CORRUPT', NOW, MESSAGES} end
   return t
 end
@@ -58,17 +62,13 @@ local function renew(t)
   return at
 end
 
--- The expiry as it is; 0 for none.
+-- The expiry as it is, exactly: not read across the edge of a millisecond; 0 for none.
 local function expiry()
-  local left = redis.call('PTTL', THREAD)
-  if left < 0 then return 0 end
-  return NOW + left
-end
-
--- Gives keys that this write may have made anew the expiry of the thread as it was.
-local function keep_expiry(at)
-  if at > 0 then
-    for i = 1, 5 do redis.call('PEXPIREAT', KEYS[i], at) end
+  while true do
+    local before = clock()
+    local left = redis.call('PTTL', THREAD)
+    if left < 0 then return 0 end
+    if clock() == before then return before + left end
   end
 end
 

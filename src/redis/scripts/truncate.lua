@@ -131,5 +131,4 @@ t.updated = NOW
 remember_request(t, ARGV[3])
 redis.call('HSET', THREAD, 'requests', t.requests or ' ')
 save(t)
-keep_expiry(at)
 return {'OK', NOW, at, flatten(t)}

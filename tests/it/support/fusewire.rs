@@ -1,7 +1,9 @@
 //! The service under test: the built binary as a child, with its log at hand.
 
 use std::env;
+use std::fs;
 use std::io::{self, BufRead, BufReader, PipeReader};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -23,6 +25,8 @@ const LISTEN: &str = "FUSEWIRE__SERVER__LISTEN";
 pub(crate) struct FusewireOptions {
     listens_on_tcp: bool,
     vars: Vec<(String, String)>,
+    args: Vec<String>,
+    files: Vec<(String, String)>,
 }
 
 impl FusewireOptions {
@@ -40,6 +44,18 @@ impl FusewireOptions {
         self.vars.push((name.to_owned(), value.to_owned()));
         self
     }
+
+    /// Adds an argument to the command line.
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Puts a file into the directory that the service starts in.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +66,7 @@ pub(crate) struct Fusewire {
     uri: String,
     /// Every line of stdout and stderr so far; closed when they are.
     log: watch::Receiver<Vec<String>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Fusewire {
@@ -80,10 +96,14 @@ impl Fusewire {
         } else {
             (socket.clone(), socket)
         };
+        for (name, text) in options.files {
+            fs::write(dir.path().join(name), text).expect("the temp dir is writable");
+        }
         let kept = ["PATH", "HOME"].into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
 
         let mut command = Command::new(env!("CARGO_BIN_EXE_fusewire"));
         command.current_dir(dir.path()).env_clear().envs(kept).env(LISTEN, listen).envs(options.vars);
+        command.args(options.args);
         // One pipe for both, so that their lines stay in order.
         let (output, input) = io::pipe().expect("a pipe can be made");
         let errors = input.try_clone().expect("a pipe can be shared");
@@ -93,7 +113,7 @@ impl Fusewire {
         let log = lines.subscribe();
         // Ends with the service, which holds the only other end of the pipe once `command` is gone.
         thread::spawn(move || record(output, &lines));
-        Self { process, uri, log, _dir: dir }
+        Self { process, uri, log, dir }
     }
 
     /// `unix:/…/fusewire.sock` or `http://127.0.0.1:<port>`.
@@ -113,6 +133,16 @@ impl Fusewire {
             Ok(channel) => channel,
             Err(error) => panic!("cannot connect to {}: {error:?}\n{}", self.uri, self.shown_log()),
         }
+    }
+
+    /// The directory that the service was started in, where its socket is.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Counts the lines of the log so far that contain `text`.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.log.borrow().iter().filter(|line| line.contains(text)).count()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -177,4 +207,13 @@ fn record(output: PipeReader, lines: &watch::Sender<Vec<String>>) {
 fn address_in(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once("address=").or_else(|| line.split_once(r#""address":""#))?;
     rest.split(|c: char| c == '"' || c == ',' || c.is_whitespace()).find(|value| !value.is_empty())
+}
+
+impl Drop for Fusewire {
+    /// Shows the log of the service when the test failed.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of the service:\n{}", self.log().join("\n"));
+        }
+    }
 }

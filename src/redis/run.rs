@@ -1,0 +1,98 @@
+//! Runs a script on a thread, and says what its refusals mean.
+
+use std::time::Duration;
+
+use bb8_redis::redis::{Script, ScriptInvocation, Value};
+
+use super::{reply::Reply, threads::RedisThreads};
+use crate::{
+    call::Call,
+    error::{Error, Result},
+    threads::ThreadId,
+};
+
+impl RedisThreads {
+    /// Runs a script on a thread. `arguments` adds what follows the latest moment at which to write.
+    pub(super) async fn run(
+        &self,
+        call: &Call,
+        operation: &'static str,
+        script: &Script,
+        id: &ThreadId,
+        keys: &[String],
+        arguments: impl Fn(&mut ScriptInvocation<'_>) + Send + Sync,
+    ) -> Result<Reply> {
+        // A late answer tells the time of Redis; the second attempt goes by it.
+        for _ in 0..2 {
+            let not_after = self.redis.pool.not_after(call);
+            let mut invocation = script.prepare_invoke();
+            for key in keys {
+                invocation.key(key);
+            }
+            invocation.arg(not_after.as_millis());
+            arguments(&mut invocation);
+            let invocation = &invocation;
+            let values: Vec<Value> = self
+                .redis
+                .pool
+                .run(call, operation, |mut connection| async move {
+                    invocation.invoke_async(&mut connection).await
+                })
+                .await
+                .map_err(|error| name_key(error, keys))?;
+            let mut reply = Reply::new(values);
+            let word = reply.text()?;
+            self.redis.pool.learn_time(reply.time()?);
+            match word.as_str() {
+                "OK" => return Ok(reply),
+                "LATE" => {}
+                _ => return Err(refusal(&word, &mut reply, id)?),
+            }
+        }
+        Err(Error::TimedOut(Duration::ZERO))
+    }
+}
+
+/// Says which key holds a value of the wrong type.
+fn name_key(error: Error, keys: &[String]) -> Error {
+    match (error, keys.first()) {
+        (Error::Corrupt { key, seq }, Some(first)) if key.is_empty() => {
+            Error::Corrupt { key: first.clone(), seq }
+        }
+        (error, _) => error,
+    }
+}
+
+/// Says why a script wrote nothing.
+fn refusal(word: &str, reply: &mut Reply, id: &ThreadId) -> Result<Error> {
+    let id = id.to_string();
+    Ok(match word {
+        "ABSENT" => Error::ThreadNotFound { id },
+        "EXISTS" => Error::ThreadExists { id },
+        "DELETED" => Error::ThreadDeleted { id },
+        "OWNER" => Error::OwnerMismatch { id },
+        "REUSED" => Error::MessageIdReused { id: reply.text()? },
+        "ETAG" => Error::EtagMismatch { current: reply.text()? },
+        "NO_MESSAGE" => Error::MessageNotFound { thread: id, id: String::new() },
+        "STALE" => Error::TokenStale,
+        "CHANGED" | "LOST" => Error::SourceChanged { id },
+        "CORRUPT" => Error::Corrupt { key: reply.text()?, seq: 0 },
+        "LIMIT" => {
+            let what = match reply.text()?.as_str() {
+                "messages" => "messages",
+                "bytes" => "bytes",
+                _ => "bytes of instructions",
+            };
+            Error::ThreadLimit { id, what, limit: reply.int()? }
+        }
+        "RANGE" => {
+            let field = match reply.text()?.as_str() {
+                "after_seq" => "after_seq",
+                "before_seq" => "before_seq",
+                _ => "at_seq",
+            };
+            Error::SeqOutOfRange { field, last_seq: reply.int()? }
+        }
+        other => Error::Internal(format!("a script answered {other:?}").into()),
+    })
+}

@@ -1,0 +1,143 @@
+//! What operations cost Redis: one script each, and appends that do not grow dearer with the thread.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    net::{TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    time::timeout,
+};
+
+use crate::support::{
+    fusewire::{Fusewire, FusewireOptions},
+    redis_options::RedisOptions,
+    redis_server::RedisServer,
+    threads::{Threads, listing, user},
+};
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// Everything that Redis runs, as `MONITOR` tells it.
+struct Monitor {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    _open: OwnedWriteHalf,
+    marks: u32,
+}
+
+/// The commands that clients sent and that scripts ran, by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Commands {
+    of_clients: Vec<String>,
+    of_scripts: BTreeMap<String, usize>,
+}
+
+impl Monitor {
+    async fn of(redis: &RedisServer) -> Self {
+        let stream = TcpStream::connect(redis.addr()).await.expect("redis listens");
+        let (read, mut write) = stream.into_split();
+        write.write_all(b"MONITOR\r\n").await.expect("redis reads");
+        let mut lines = BufReader::new(read).lines();
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), "+OK");
+        Self { lines, _open: write, marks: 0 }
+    }
+
+    /// The commands since the last mark; the service's probe and the marks themselves left out.
+    async fn commands(&mut self, redis: &RedisServer) -> Commands {
+        self.marks += 1;
+        let mark = format!("mark-{}", self.marks);
+        redis.raw().await.run(&["ECHO", &mark]).await;
+        let mut commands = Commands::default();
+        loop {
+            // +1763784000.123456 [0 127.0.0.1:4711] "EVALSHA" "…" …, or [0 lua] for what a script runs.
+            let line = timeout(SOON, self.lines.next_line()).await.expect("redis tells").unwrap().unwrap();
+            let (source, command) = line.split_once("] ").expect("a source and a command");
+            let name = command.split('"').nth(1).expect("a name").to_uppercase();
+            if command.contains(&mark) {
+                return commands;
+            }
+            if source.ends_with(" lua") {
+                *commands.of_scripts.entry(name).or_default() += 1;
+            } else if !command.contains("conversation_threads:probe") && !source.contains("unix:") {
+                commands.of_clients.push(name);
+            }
+        }
+    }
+}
+
+struct Measured {
+    redis: RedisServer,
+    monitor: Monitor,
+    _service: Fusewire,
+    threads: Threads,
+}
+
+/// A thread of 10,000 messages, and one of 100.
+async fn measured() -> Measured {
+    let redis = RedisServer::start(RedisOptions::tcp()).await;
+    let service = Fusewire::start(FusewireOptions::unix_socket().var("REDIS_URL", &redis.url())).await;
+    let threads = Threads::on(service.channel().await);
+    for (id, count) in [("short", 100), ("long", 10_000)] {
+        threads.create(id).await;
+        threads.fill(id, 1, count).await;
+        // So that no operation below has to bring its script first.
+        threads.append(id, vec![user("first", "x")]).await;
+        threads.context(id, 20, 0).await;
+        threads.get(id).await.unwrap();
+    }
+    let monitor = Monitor::of(&redis).await;
+    let mut measured = Measured { redis, monitor, _service: service, threads };
+    measured.cost().await;
+    measured
+}
+
+impl Measured {
+    /// What was run since the last time, one script and nothing else.
+    async fn cost(&mut self) -> Commands {
+        self.monitor.commands(&self.redis).await
+    }
+
+    async fn one_script(&mut self, what: &str) -> BTreeMap<String, usize> {
+        let cost = self.cost().await;
+        eprintln!("{what}: {cost:?}");
+        assert_eq!(cost.of_clients, ["EVALSHA"], "{what}");
+        cost.of_scripts
+    }
+}
+
+#[tokio::test]
+async fn an_append_is_one_script_that_runs_as_much_at_10000_messages_as_at_100() {
+    let mut on = measured().await;
+    let mut inside = Vec::new();
+    for id in ["short", "long"] {
+        on.threads.append(id, vec![user("next", "x")]).await;
+        inside.push(on.one_script(&format!("append to {id}")).await);
+    }
+    assert_eq!(inside[0], inside[1]);
+}
+
+#[tokio::test]
+async fn an_append_of_100_messages_is_one_script_with_as_many_commands_as_one_of_1() {
+    let mut on = measured().await;
+    on.threads.append("long", vec![user("next", "x")]).await;
+    let one = on.one_script("one message").await;
+    on.threads.fill("long", 20_001, 20_100).await;
+    assert_eq!(on.one_script("a hundred messages").await, one);
+}
+
+#[tokio::test]
+async fn reads_are_one_script_each_however_long_the_thread() {
+    let mut on = measured().await;
+    for id in ["short", "long"] {
+        assert_eq!(on.threads.context(id, 20, 0).await.messages.len(), 20);
+        let context = on.one_script(&format!("the newest 20 of {id}")).await;
+        assert!(context.values().sum::<usize>() < 12, "{context:?}");
+        on.threads.get(id).await.unwrap();
+        on.one_script(&format!("metadata of {id}")).await;
+        on.threads.peek(id).await.unwrap();
+        on.one_script(&format!("metadata of {id}, peeked at")).await;
+        on.threads.page(listing(id)).await.unwrap();
+        on.one_script(&format!("a page of {id}")).await;
+        on.threads.touch(id, None).await.unwrap();
+        on.one_script(&format!("a touch of {id}")).await;
+    }
+}

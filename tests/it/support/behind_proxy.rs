@@ -1,0 +1,79 @@
+//! A service that reaches its Redis only through a proxy that fails on order.
+
+use tonic::transport::Channel;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{
+    chaos_proxy::ChaosProxy,
+    fusewire::{Fusewire, FusewireOptions},
+    health::redis_is,
+    redis_options::RedisOptions,
+    redis_server::RedisServer,
+    threads::Threads,
+};
+
+/// What the log says when Redis is lost.
+pub(crate) const LOST: &str = "redis is unreachable: serving from local memory";
+/// What the log says when it is back.
+pub(crate) const BACK: &str = "redis is reachable again: serving from redis";
+
+pub(crate) struct BehindProxy {
+    pub(crate) redis: RedisServer,
+    pub(crate) proxy: ChaosProxy,
+    pub(crate) service: Fusewire,
+    pub(crate) channel: Channel,
+}
+
+impl BehindProxy {
+    /// Starts all three and returns when the service serves from Redis.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(RedisOptions::tcp(), FusewireOptions::unix_socket()).await
+    }
+
+    /// Starts a Redis on TCP without a password, and the service with further options.
+    pub(crate) async fn start_with(redis: RedisOptions, options: FusewireOptions) -> Self {
+        let redis = RedisServer::start(redis).await;
+        let proxy = ChaosProxy::start(redis.addr());
+        let url = format!("redis://{}", proxy.addr());
+        let service = Fusewire::start(options.var("REDIS_URL", &url)).await;
+        let channel = service.channel().await;
+        redis_is(&channel, ServingStatus::Serving).await;
+        Self { redis, proxy, service, channel }
+    }
+
+    pub(crate) fn threads(&self) -> Threads {
+        Threads::on(self.channel.clone())
+    }
+
+    /// A second service on the same Redis, not behind the proxy.
+    pub(crate) async fn another(&self) -> Fusewire {
+        Fusewire::start(FusewireOptions::unix_socket().var("REDIS_URL", &self.redis.url())).await
+    }
+
+    /// Cuts the way to Redis, and returns when the service serves from memory.
+    pub(crate) async fn lose(&self) {
+        self.proxy.refuse().await;
+        self.proxy.cut().await;
+        self.is_lost().await;
+    }
+
+    /// Opens the way again, and returns when the service serves from Redis.
+    pub(crate) async fn restore(&self) {
+        self.proxy.forward().await;
+        self.is_back().await;
+    }
+
+    pub(crate) async fn is_lost(&self) {
+        redis_is(&self.channel, ServingStatus::NotServing).await;
+    }
+
+    pub(crate) async fn is_back(&self) {
+        redis_is(&self.channel, ServingStatus::Serving).await;
+    }
+
+    /// Checks that the log told of each loss and return once.
+    pub(crate) fn assert_told(&self, times: usize) {
+        let told = (self.service.logged(LOST), self.service.logged(BACK));
+        assert_eq!(told, (times, times), "{:#?}", self.service.log());
+    }
+}
