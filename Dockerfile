@@ -4,6 +4,9 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY src src
+# Cargo wants the paths of all targets to be there, also of those that it does not build here.
+COPY tests/it tests/it
+COPY tests/load tests/load
 RUN cargo build --release --locked
 
 # What runs: the binary, and the public CAs for rediss:// URLs.

@@ -97,13 +97,14 @@ pub async fn serve<S: ThreadStore>(
     let routes = routes(&options, threads, &health)?;
     let server = server(&options, calls.clone(), routes);
 
+    // Nobody can ask before the listeners serve.
+    health.begin().await;
     let stop = CancellationToken::new();
     let start = |listener: Listener| {
         let serving = listener.serve(server.clone(), options.keepalive_interval, stop.clone());
         shutdown.spawn("listener", serving)
     };
     let servers: Vec<_> = listeners.into_iter().map(start).collect();
-    health.begin().await;
     tokio::select! {
         () = shutdown.token().cancelled_owned() => {}
         () = health.follow_redis() => {}

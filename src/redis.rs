@@ -91,10 +91,12 @@ impl Redis {
 
 /// Whether the server lives but takes no writes at the moment.
 fn refuses_writes(error: &RedisError) -> bool {
+    const CODES: [&str; 8] =
+        ["READONLY", "MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "LOADING"];
+    // The text of an error whose code the client knows does not have the code.
+    let is_code = error.code().is_some_and(|code| CODES.contains(&code));
     let text = error.to_string();
-    ["READONLY", "MISCONF", "NOREPLICAS", "BUSY ", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "LOADING"]
-        .iter()
-        .any(|code| text.contains(code))
+    is_code || CODES.iter().any(|code| text.contains(&format!("{code} ")))
 }
 
 /// Says what an error of the client or the server means. In Redis 6.2 an error inside a script is told in its text.

@@ -1,6 +1,6 @@
 //! Puts the parts together: from settings to a running service, told in the log step by step.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -20,11 +20,30 @@ use crate::{
 /// How long a probe may take before it is taken for a failure anyway.
 const PROBE: Duration = Duration::from_secs(1);
 
+/// Why the service cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// An address is taken, malformed or not ours.
+    #[error("cannot listen on {address}: {cause}")]
+    Address {
+        /// The address as it was configured.
+        address: settings::Listen,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// `redis.required` is set, and Redis cannot be used.
+    #[error("redis is required (redis.required): {0}")]
+    Required(#[source] Error),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
 /// Runs the service until the shutdown; ends within the drain deadline after it, whatever clients do.
 ///
 /// Fails when an address cannot be listened on, when settings can never work, and when `redis.required` is set and
 /// Redis does not answer.
-pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<()> {
+pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     let limits = Limits {
         max_messages: i64::try_from(settings.threads.max_messages).unwrap_or(i64::MAX),
         max_bytes: i64::try_from(settings.threads.max_bytes).unwrap_or(i64::MAX),
@@ -55,7 +74,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<()> {
 }
 
 /// Says hello to Redis, and tells how that went.
-async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>> {
+async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>, Fault> {
     let configured = &settings.redis;
     info!(
         redis = %configured.endpoint,
@@ -64,23 +83,24 @@ async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>> {
         "using redis"
     );
     info!("connecting to redis");
-    match redis.greet(configured.connect_timeout).await {
+    let found = match redis.greet(configured.connect_timeout).await {
         Ok(greeting) => {
             let round_trip_us = u64::try_from(greeting.round_trip.as_micros()).unwrap_or(u64::MAX);
             info!(round_trip_us, version = greeting.server_version, "redis answered the ping");
             // A server that answers may still refuse what we write.
-            Ok(redis.probe(PROBE).await)
+            redis.probe(PROBE).await
         }
-        Err(cause) if configured.required => {
-            error!(error = %cause, "redis is required and cannot be used");
-            Err(cause)
-        }
+        Err(cause) => Err(cause),
+    };
+    match found {
+        Ok(()) => Ok(Ok(())),
+        Err(cause) if configured.required => Err(Fault::Required(cause)),
         Err(Error::Misconfigured(reason)) => {
             error!(%reason, "redis refuses this configuration: calls fail until it is corrected");
             Ok(Err(Error::Misconfigured(reason)))
         }
         Err(cause) => {
-            warn!(error = %cause, "redis does not answer: serving from local memory until it does");
+            warn!(error = %cause, "redis cannot be used: serving from local memory until it can");
             Ok(Err(cause))
         }
     }
@@ -108,20 +128,20 @@ async fn serve<S: ThreadStore>(
     store: Arc<S>,
     redis: Option<watch::Receiver<bool>>,
     shutdown: Shutdown,
-) -> Result<()> {
+) -> Result<(), Fault> {
     let default_ttl = Ttl::new("threads.default_ttl", settings.threads.default_ttl)
         .map_err(|violation| Error::Invalid(vec![violation]))?;
     info!(ttl = %humantime::format_duration(settings.threads.default_ttl), "thread time to live");
     info!(interval = %humantime::format_duration(settings.threads.sweep_interval), "thread sweep");
     let mut listeners = Vec::new();
-    for listen in &settings.server.listen {
-        let listen = match listen {
+    for address in &settings.server.listen {
+        let listen = match address {
             settings::Listen::Tcp(address) => Listen::Tcp(address.clone()),
             settings::Listen::Unix(path) => Listen::Unix(path.clone()),
         };
         let listener = Listener::bind(&listen)
             .await
-            .map_err(|cause| Error::Internal(format!("cannot listen on {listen:?}: {cause}").into()))?;
+            .map_err(|cause| Fault::Address { address: address.clone(), cause })?;
         info!(address = %listener.local_address(), "listening");
         listeners.push(listener);
     }
@@ -138,7 +158,7 @@ async fn serve<S: ThreadStore>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    grpc::serve(listeners, options, store, redis, shutdown).await
+    Ok(grpc::serve(listeners, options, store, redis, shutdown).await?)
 }
 
 /// Sweeps for ever, one pause after the other.

@@ -100,7 +100,10 @@ impl Reachability {
             Err(error) if error.allows_fallback() => {
                 self.doubt.notify_one();
                 tokio::select! {
-                    _ = state.wait_for(|state| !matches!(state, State::Reachable)) => Guarded::Lost,
+                    now = state.wait_for(|state| !matches!(state, State::Reachable)) => match now.as_deref() {
+                        Ok(State::Misconfigured(reason)) => Guarded::Answered(Err(misconfigured(reason))),
+                        Ok(State::Reachable | State::Unreachable) | Err(_) => Guarded::Lost,
+                    },
                     () = sleep(ASKED + VERDICT) => Guarded::Answered(Err(error)),
                 }
             }

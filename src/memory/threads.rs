@@ -6,6 +6,9 @@ use super::{
     conversation::{Bounds, Conversation},
     lock, not_found,
 };
+use tokio::time::Instant;
+use tracing::debug;
+
 use crate::{
     call::{Answer, Call},
     clock::{Clock, Timestamp, fresh_id},
@@ -64,10 +67,20 @@ impl<C: Clock> MemoryThreads<C> {
         if call.require_shared {
             return Err(Error::NeedsShared("this call"));
         }
+        let began = Instant::now();
         let now = self.clock.now();
-        let mut stock = lock(&self.stock);
-        stock.reclaim(now);
-        step(&mut stock, now).map(Answer::local)
+        let result = {
+            let mut stock = lock(&self.stock);
+            stock.reclaim(now);
+            step(&mut stock, now)
+        };
+        // Which operation it was, the span around it tells.
+        let duration_us = began.elapsed().as_micros();
+        match &result {
+            Ok(_) => debug!(duration_us, "memory answered"),
+            Err(error) => debug!(duration_us, %error, "memory refused"),
+        }
+        result.map(Answer::local)
     }
 
     /// Carries out one write to one thread.

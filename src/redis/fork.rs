@@ -143,11 +143,11 @@ impl RedisThreads {
         slice: Slice,
         tally: &mut Tally,
     ) -> Result<Slice> {
-        let key = || format!("thread {}", slice.thread.id);
+        let [_, messages_key, system_key, ..] = self.redis.keys.thread(&slice.thread.id);
+        let damaged = |key: &str, seq| Error::Corrupt { key: key.to_owned(), seq };
         tally.slots += i64::try_from(slice.slots.len()).unwrap_or_default();
         for (seq, slot) in (slice.from..).zip(&slice.slots).filter(|(_, slot)| !slot.is_empty()) {
-            let (_, message) =
-                entry::decode(slot.clone()).ok_or_else(|| Error::Corrupt { key: key(), seq })?;
+            let (_, message) = entry::decode(slot.clone()).ok_or_else(|| damaged(&messages_key, seq))?;
             tally.count += 1;
             tally.tokens += i64::from(message.tokens);
             tally.bytes += i64::from(message.size);
@@ -155,7 +155,7 @@ impl RedisThreads {
         let first_listed = slice.fields.int("first_seq");
         for (seq, instruction) in &slice.instructions {
             let (_, message) =
-                entry::decode(instruction.clone()).ok_or_else(|| Error::Corrupt { key: key(), seq: *seq })?;
+                entry::decode(instruction.clone()).ok_or_else(|| damaged(&system_key, *seq))?;
             let (tokens, size) = (i64::from(message.tokens), i64::from(message.size));
             tally.system_bytes += size;
             if *seq < first_listed {

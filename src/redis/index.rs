@@ -4,7 +4,7 @@
 //! is created and removed only where a look has shown that the thread is gone: an entry without thread is harmless, a
 //! thread without entry would be invisible. To spare an index write on each append, an entry may lag behind.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, time::Duration};
 
 use bb8_redis::redis::{Script, Value, cmd};
 use tracing::{debug, warn};
@@ -110,18 +110,25 @@ impl RedisThreads {
     /// lead, so entries are read until none further down can belong before the last of the page.
     pub(super) async fn list_by_activity(&self, call: &Call, query: &ThreadsQuery) -> Result<ThreadsPage> {
         let key = self.redis.keys.owner(&query.owner);
-        let start = query
+        let mut highest = query
             .cursor
             .as_ref()
             .map_or_else(|| "+inf".to_owned(), |cursor| cursor.update_time.as_millis().to_string());
         let mut found: Vec<Thread> = Vec::new();
+        let mut seen = HashSet::new();
         let mut skip = 0;
         let mut exhausted = false;
         while !exhausted {
-            let entries = self.read_index(call, &key, "ZREVRANGEBYSCORE", [&start, "-inf"], skip).await?;
+            let entries = self.read_index(call, &key, "ZREVRANGEBYSCORE", [&highest, "-inf"], skip).await?;
             exhausted = entries.len() < BATCH;
-            skip += entries.len();
-            for (member, score) in &entries {
+            // Others move entries meanwhile, so the walk goes on by score; by place only where one fills a batch.
+            let next = entries.last().map_or_else(String::new, |(_, score)| score.to_string());
+            if next == highest {
+                skip += entries.len();
+            } else {
+                (highest, skip) = (next, 0);
+            }
+            for (member, score) in entries.iter().filter(|(member, _)| seen.insert(member.clone())) {
                 let Ok(id) = ThreadId::parse("id", member) else { continue };
                 match self.peek(call, &id).await {
                     Ok(thread) => {
@@ -134,17 +141,12 @@ impl RedisThreads {
                             found.push(thread);
                         }
                     }
-                    Err(Error::ThreadNotFound { .. }) => {
-                        if self.is_old(*score) {
-                            let read = score.to_string();
-                            self.run_plain(call, "unindex", &scripts::REINDEX, &key, &[member, &read, ""])
-                                .await?;
-                        } else {
-                            continue;
-                        }
-                        // What is removed shifts the rest.
-                        skip -= 1;
+                    Err(Error::ThreadNotFound { .. }) if self.is_old(*score) => {
+                        let read = score.to_string();
+                        self.run_plain(call, "unindex", &scripts::REINDEX, &key, &[member, &read, ""])
+                            .await?;
                     }
+                    Err(Error::ThreadNotFound { .. }) => {}
                     Err(error @ Error::Corrupt { .. }) => warn!(%error, "left a thread out of a list"),
                     Err(error) => return Err(error),
                 }

@@ -188,7 +188,7 @@ impl Pool {
             }
             Err(_) => Err(Error::TimedOut(self.command_timeout)),
         };
-        let duration_us = started.elapsed().as_micros();
+        let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         match &result {
             Ok(_) => debug!(operation, duration_us, "redis answered"),
             Err(error) => debug!(operation, duration_us, %error, "redis failed"),
@@ -249,9 +249,16 @@ impl Pool {
             {
                 return Ok((handle, value));
             }
-            let handle = self.prober.dial().await?;
-            let value = attempt(handle.connection.clone()).await?;
-            Ok((handle, value))
+            let anew = async || {
+                let handle = self.prober.dial().await?;
+                let value = attempt(handle.connection.clone()).await?;
+                Ok((handle, value))
+            };
+            match anew().await {
+                // One lost connection is no outage, not even one that was just dialled.
+                Err(error) if RedisError::is_connection_dropped(&error) => anew().await,
+                other => other,
+            }
         };
         let (handle, value) = timeout(limit, probe)
             .await

@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// So many messages more than a window takes are read at first, to see groups of tool calls that begin before it.
+const SLACK: usize = 4;
+
 /// What to read of a thread; by default the thread alone.
 #[derive(Clone, Copy, Default)]
 pub(super) struct ReadArguments<'a> {
@@ -82,7 +85,7 @@ impl RedisThreads {
         let budget = query.budget;
         let mut slice = match usize::try_from(budget.max_messages) {
             Ok(0) | Err(_) => 1000,
-            Ok(wanted) => wanted.saturating_add(8),
+            Ok(wanted) => wanted.saturating_add(SLACK),
         };
         let mut tail: Vec<StoredMessage> = Vec::new();
         let mut instructions = Vec::new();

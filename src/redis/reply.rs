@@ -79,12 +79,7 @@ impl Reply {
 
     /// The next value as a thread's fields.
     pub(super) fn fields(&mut self) -> Result<Fields> {
-        let mut list = self.list()?;
-        let mut fields = HashMap::with_capacity(list.len() / 2);
-        while list.len() > 0 {
-            fields.insert(list.text()?, list.text()?);
-        }
-        Ok(Fields(fields))
+        serde_json::from_slice(&self.bytes()?).map(Fields).map_err(|error| Error::Internal(error.into()))
     }
 
     /// The next value as messages, each a seq and an entry. Ends before the first damaged one, with its error if it
@@ -122,17 +117,22 @@ impl Messages {
 
 /// A thread's hash.
 #[derive(Debug)]
-pub(super) struct Fields(HashMap<String, String>);
+pub(super) struct Fields(HashMap<String, serde_json::Value>);
 
 impl Fields {
     /// A field's text, if it is there.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.get(name)?.as_str()
     }
 
     /// A field's number; the scripts have checked that it is one.
     pub(super) fn int(&self, name: &str) -> i64 {
-        self.text(name).and_then(|text| parse_int(text.as_bytes())).unwrap_or_default()
+        let number = self.0.get(name).and_then(|value| match value {
+            serde_json::Value::Number(number) => number.as_i64(),
+            serde_json::Value::String(text) => text.parse().ok(),
+            _ => None,
+        });
+        number.unwrap_or_default()
     }
 
     /// Makes the thread; `key` is named when a field is damaged.

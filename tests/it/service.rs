@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(15);
 async fn the_start_tells_redis_ping_ttl_sweep_and_address_in_this_order() {
     let redis = RedisServer::start(RedisOptions::tcp().require_password("s3cr3t")).await;
     let options = FusewireOptions::tcp()
-        .var("REDIS_URL", &redis.url())
+        .var("REDIS_URL", &redis.url_as("default", "s3cr3t"))
         .var("FUSEWIRE__THREADS__DEFAULT_TTL", "90m")
         .var("FUSEWIRE__THREADS__SWEEP_INTERVAL", "30m");
     let service = Fusewire::start(options).await;
@@ -37,7 +37,7 @@ async fn the_start_tells_redis_ping_ttl_sweep_and_address_in_this_order() {
     for expected in [
         ["using redis", masked.as_str()],
         ["connecting to redis", ""],
-        ["redis answered the ping", "version=7."],
+        ["redis answered the ping", "version=\"7."],
         ["thread time to live", "1h 30m"],
         ["thread sweep", "30m"],
         ["listening", "address=127.0.0.1:"],
@@ -119,7 +119,7 @@ async fn no_log_at_any_level_tells_content_passwords_or_tokens() {
         assert!(log.len() > 50, "{log:#?}");
         // Bytes may be shown as text, in hex or as numbers.
         let text = b"MARK-text";
-        let hex: String = text.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = text.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         secrets.extend([hex, format!("{text:?}").trim_matches(['[', ']']).to_owned()]);
         for secret in secrets {
             let told = log.iter().find(|line| line.contains(&secret));

@@ -51,7 +51,7 @@ async fn print_config_shows_every_setting_and_where_it_came_from() {
         "threads.default_ttl = \"8m\"  # environment FUSEWIRE__THREADS__DEFAULT_TTL",
         "log.filter = \"debug\"  # environment RUST_LOG",
         "server.drain_deadline = \"3s\"  # flag --set",
-        "redis.command_timeout = \"5s\"  # default",
+        "redis.command_timeout = \"5s\"  # defaults",
     ] {
         assert!(lines.iter().any(|line| line == expected), "{expected:?} in {lines:#?}");
     }

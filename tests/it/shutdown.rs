@@ -6,8 +6,9 @@ use fusewire::grpc::proto::{AppendMessagesResponse, Authority};
 use nix::sys::signal::Signal;
 use tokio::{net::TcpStream, task::JoinSet, time::Instant};
 use tokio_stream::StreamExt;
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_types::StatusExt;
 
 use crate::support::{
     deployment::{Deployment, Store},
@@ -153,28 +154,27 @@ async fn the_file_of_a_unix_socket_goes_with_the_service() {
     assert!(!socket.exists());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_end_under_load_loses_no_acknowledged_message() {
-    let mut on = Deployment::start(Store::Redis).await;
+/// What a writer was told: ids that are in Redis, and how its last call failed.
+type Told = (Vec<String>, Status);
+
+/// Lets 8 writers append until they fail, which `end` brings about; answers what each was told.
+async fn written_until(on: &mut Deployment, end: impl FnOnce(&mut Fusewire)) -> Vec<Told> {
     on.threads().create("t").await;
     let mut writers = JoinSet::new();
     for writer in 0..8 {
         let threads = Threads::on(on.service.channel().await);
         writers.spawn(async move {
-            let mut acknowledged = Vec::new();
-            loop {
-                let id = format!("{writer}-{}", acknowledged.len());
+            let mut told = Vec::new();
+            for n in 0.. {
+                let id = format!("{writer}-{n}");
                 match threads.try_append(appending("t", vec![user(&id, "x")])).await {
-                    Ok(made) => {
-                        assert_eq!(
-                            (made.authority(), made.messages[0].provisional),
-                            (Authority::Shared, false)
-                        );
-                        acknowledged.push(id);
-                    }
-                    Err(status) => return (acknowledged, status),
+                    Ok(made) if made.authority() == Authority::Shared => told.push(id),
+                    // On a machine that is busy enough to be taken for an outage; no promise is made then.
+                    Ok(made) => assert!(made.messages[0].provisional, "{made:?}"),
+                    Err(status) => return (told, status),
                 }
             }
+            unreachable!("the numbers do not end")
         });
     }
     let threads = on.threads();
@@ -182,20 +182,41 @@ async fn an_end_under_load_loses_no_acknowledged_message() {
         threads.peek("t").await.is_ok_and(|thread| thread.message_count > 400)
     })
     .await;
-    on.service.signal(Signal::SIGTERM);
-    let ended = writers.join_all().await;
-    assert_eq!(on.service.wait_exit(WELL_WITHIN).await.code(), Some(0));
+    end(&mut on.service);
+    writers.join_all().await
+}
 
+/// Checks through another service that each message is there once.
+async fn assert_kept(on: &Deployment, told: &[Told]) {
     let other = on.another(&[]).await;
     let mut found: HashMap<String, usize> = HashMap::new();
     for message in Threads::on(other.channel().await).messages("t").await {
         *found.entry(message.id).or_default() += 1;
     }
-    for (acknowledged, status) in &ended {
-        eprintln!("{} acknowledged, then {status:?}", acknowledged.len());
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        for id in acknowledged {
+    for (ids, status) in told {
+        eprintln!("{} acknowledged, then {status:?}", ids.len());
+        for id in ids {
             assert_eq!(found.get(id), Some(&1), "{id}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_under_load_loses_no_acknowledged_message() {
+    let mut on = Deployment::start(Store::Redis).await;
+    let told = written_until(&mut on, |service| service.signal(Signal::SIGTERM)).await;
+    assert_eq!(on.service.wait_exit(WELL_WITHIN).await.code(), Some(0));
+    for (_, status) in &told {
+        // A call that meets the closing connection is never begun, which the client says in words of its own.
+        let said = status.get_details_error_info().map(|info| info.reason);
+        assert!(said.is_none_or(|reason| reason == "SHUTTING_DOWN"), "{status:?}");
+    }
+    assert_kept(&on, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_killed_under_load_loses_no_acknowledged_message() {
+    let mut on = Deployment::start(Store::Redis).await;
+    let told = written_until(&mut on, Fusewire::kill).await;
+    assert_kept(&on, &told).await;
 }

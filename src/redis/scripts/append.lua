@@ -66,14 +66,14 @@ for n, id in ipairs(ids) do
     new_bytes = new_bytes + tonumber(ARGV[at + 4])
   end
 end
-if repeated then return {'OK', NOW, expiry(), t.last_seq, 0, seqs, duplicates, flatten(t)} end
+if repeated then return {'OK', NOW, expiry(), t.last_seq, 0, seqs, duplicates, describe(t)} end
 
 if #fresh > 0 then
   if given_etag ~= '' and given_etag ~= etag(t) then return {'ETAG', NOW, etag(t)} end
   if t.trim_messages == 0 and t.count + #fresh > max_messages then return {'LIMIT', NOW, 'messages', max_messages} end
   if trim_bytes == 0 and t.bytes + new_bytes > max_bytes then return {'LIMIT', NOW, 'bytes', max_bytes} end
 elseif existed then
-  return {'OK', NOW, renew(t), t.last_seq, 0, seqs, duplicates, flatten(t)}
+  return {'OK', NOW, renew(t), t.last_seq, 0, seqs, duplicates, describe(t)}
 end
 
 -- From here on it writes.
@@ -155,4 +155,4 @@ if existed and NOW - t.indexed >= 60000 then
   t.indexed = NOW
 end
 save(t)
-return {'OK', NOW, renew(t), previous, index_is_due, seqs, duplicates, flatten(t)}
+return {'OK', NOW, renew(t), previous, index_is_due, seqs, duplicates, describe(t)}

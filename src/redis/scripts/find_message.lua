@@ -19,4 +19,4 @@ else
   entry = redis.call('LINDEX', MESSAGES, seq - t.first_seq)
 end
 if not entry or entry == '' then return {'NO_MESSAGE', NOW} end
-return {'OK', NOW, expiry(), flatten(t), repeated and 1 or 0, seq, entry}
+return {'OK', NOW, expiry(), describe(t), repeated and 1 or 0, seq, entry}

@@ -7,7 +7,7 @@
 local t, corrupt = read_thread()
 if corrupt then return corrupt end
 if t then
-  if ARGV[3] ~= '' and t.create_request == ARGV[3] then return {'OK', NOW, expiry(), flatten(t)} end
+  if ARGV[3] ~= '' and t.create_request == ARGV[3] then return {'OK', NOW, expiry(), describe(t)} end
   return {'EXISTS', NOW}
 end
 if redis.call('LLEN', KEYS[7]) ~= tonumber(ARGV[2]) then return {'LOST', NOW} end
@@ -24,4 +24,4 @@ t, corrupt = read_thread()
 if corrupt then return corrupt end
 drop_leading_holes(t)
 redis.call('HSET', THREAD, 'first_seq', t.first_seq)
-return {'OK', NOW, renew(t), flatten(t)}
+return {'OK', NOW, renew(t), describe(t)}

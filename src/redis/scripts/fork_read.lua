@@ -43,4 +43,4 @@ if ARGV[4] == '0' then
     end
   end
 end
-return {'OK', NOW, expiry(), flatten(t), from, slots, ids, instructions}
+return {'OK', NOW, expiry(), describe(t), from, slots, ids, instructions}

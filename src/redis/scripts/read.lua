@@ -87,4 +87,4 @@ if ARGV[11] == '1' then instructions = redis.call('HGETALL', SYSTEM) end
 
 local at
 if ARGV[2] == '1' then at = renew(t) else at = expiry() end
-return {'OK', NOW, at, flatten(t), page, more, instructions}
+return {'OK', NOW, at, describe(t), page, more, instructions}

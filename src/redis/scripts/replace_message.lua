@@ -41,4 +41,4 @@ redis.call('HSET', THREAD, 'requests', t.requests or ' ')
 if instruction then redis.call('HSET', SYSTEM, seq, new) end
 if listed then redis.call('LSET', MESSAGES, seq - t.first_seq, new) end
 save(t)
-return {'OK', NOW, renew(t), flatten(t)}
+return {'OK', NOW, renew(t), describe(t)}

@@ -7,7 +7,7 @@ local t, corrupt = read_thread()
 if corrupt then return corrupt end
 if not t then return {'ABSENT', NOW} end
 local at = expiry()
-if was_requested(t, ARGV[3]) then return {'OK', NOW, at, flatten(t)} end
+if was_requested(t, ARGV[3]) then return {'OK', NOW, at, describe(t)} end
 if ARGV[2] ~= '' and ARGV[2] ~= etag(t) then return {'ETAG', NOW, etag(t)} end
 local n = tonumber(ARGV[5])
 if ARGV[4] == 'after' and n > t.last_seq then return {'RANGE', NOW, 'after_seq', t.last_seq} end
@@ -131,4 +131,4 @@ t.updated = NOW
 remember_request(t, ARGV[3])
 redis.call('HSET', THREAD, 'requests', t.requests or ' ')
 save(t)
-return {'OK', NOW, at, flatten(t)}
+return {'OK', NOW, at, describe(t)}

@@ -7,7 +7,7 @@
 local t, corrupt = read_thread()
 if corrupt then return corrupt end
 if not t then return {'ABSENT', NOW} end
-if was_requested(t, ARGV[3]) then return {'OK', NOW, expiry(), 0, flatten(t)} end
+if was_requested(t, ARGV[3]) then return {'OK', NOW, expiry(), 0, describe(t)} end
 if ARGV[2] ~= '' and ARGV[2] ~= etag(t) then return {'ETAG', NOW, etag(t)} end
 
 for i = 5, #ARGV, 2 do t[ARGV[i]] = ARGV[i + 1] end
@@ -22,4 +22,4 @@ if ARGV[4] == '1' then
 else
   redis.call('HSET', THREAD, unpack(ARGV, 5))
 end
-return {'OK', NOW, renew(t), 1, flatten(t)}
+return {'OK', NOW, renew(t), 1, describe(t)}

@@ -30,7 +30,7 @@ async fn redis_is_served_again_and_its_state_is_what_callers_see() {
     let again = threads.append("t", numbered(4, 5)).await;
     assert_eq!(again.authority(), Authority::Shared);
     assert!(again.messages.iter().all(|message| !message.duplicate && message.seq > 0));
-    on.assert_told(1);
+    on.assert_told(1).await;
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_second_outage_is_told_again_and_serves_what_was_learnt_between() {
         );
         on.restore().await;
     }
-    on.assert_told(3);
+    on.assert_told(3).await;
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! Faults that are outages: the call that notices is answered from memory in time, later ones do not wait.
 
 use fusewire::grpc::proto::Authority;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
-use super::ANSWERED;
+use super::{ANSWERED, SOON};
 use crate::support::{
     behind_proxy::BehindProxy,
+    eventually::eventually,
     fusewire::FusewireOptions,
     redis_options::RedisOptions,
     threads::{ids, numbered},
@@ -14,14 +15,14 @@ use crate::support::{
 /// Breaks and mends a way to Redis, with calls before, meanwhile and afterwards.
 async fn assert_outage(
     mut on: BehindProxy,
-    begin: impl AsyncFnOnce(&mut BehindProxy),
-    end: impl AsyncFnOnce(&mut BehindProxy),
+    fail: impl AsyncFnOnce(&mut BehindProxy),
+    mend: impl AsyncFnOnce(&mut BehindProxy),
 ) {
     let threads = on.threads();
     threads.create("held").await;
     threads.append("held", numbered(1, 3)).await;
 
-    begin(&mut on).await;
+    fail(&mut on).await;
     let began = Instant::now();
     let noticed = threads.append("held", numbered(4, 4)).await;
     let took = began.elapsed();
@@ -38,13 +39,13 @@ async fn assert_outage(
     assert!(took < ANSWERED, "{took:?}");
     on.is_lost().await;
 
-    end(&mut on).await;
+    mend(&mut on).await;
     on.is_back().await;
     // The append that memory accepted may have reached Redis as well; the retry makes that no difference.
     let again = threads.append("held", numbered(4, 4)).await;
     assert_eq!(again.authority(), Authority::Shared);
     assert_eq!(ids(&threads.messages("held").await), ["m1", "m2", "m3", "m4"]);
-    on.assert_told(1);
+    on.assert_told(1).await;
 }
 
 #[tokio::test]
@@ -62,16 +63,16 @@ async fn connections_cut_and_refused() {
 
 #[tokio::test]
 async fn a_network_that_moves_nothing() {
-    let begin = async |on: &mut BehindProxy| on.proxy.freeze().await;
-    let end = async |on: &mut BehindProxy| on.proxy.forward().await;
-    assert_outage(BehindProxy::start().await, begin, end).await;
+    let fail = async |on: &mut BehindProxy| on.proxy.freeze().await;
+    let mend = async |on: &mut BehindProxy| on.proxy.forward().await;
+    assert_outage(BehindProxy::start().await, fail, mend).await;
 }
 
 #[tokio::test]
 async fn replies_that_never_arrive() {
-    let begin = async |on: &mut BehindProxy| on.proxy.drop_replies().await;
-    let end = async |on: &mut BehindProxy| on.proxy.forward().await;
-    assert_outage(BehindProxy::start().await, begin, end).await;
+    let fail = async |on: &mut BehindProxy| on.proxy.drop_replies().await;
+    let mend = async |on: &mut BehindProxy| on.proxy.forward().await;
+    assert_outage(BehindProxy::start().await, fail, mend).await;
 }
 
 #[tokio::test]
@@ -82,31 +83,73 @@ async fn a_killed_redis_that_comes_back_with_its_data() {
 
 #[tokio::test]
 async fn a_stopped_redis() {
-    let begin = async |on: &mut BehindProxy| on.redis.stop_signal();
-    let end = async |on: &mut BehindProxy| on.redis.continue_signal();
-    assert_outage(BehindProxy::start().await, begin, end).await;
+    let fail = async |on: &mut BehindProxy| on.redis.stop_signal();
+    let mend = async |on: &mut BehindProxy| on.redis.continue_signal();
+    assert_outage(BehindProxy::start().await, fail, mend).await;
 }
 
 #[tokio::test]
 async fn a_primary_that_became_a_replica() {
-    let begin = async |on: &mut BehindProxy| {
+    let fail = async |on: &mut BehindProxy| {
         on.redis.raw().await.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
     };
-    let end = async |on: &mut BehindProxy| {
+    let mend = async |on: &mut BehindProxy| {
         on.redis.raw().await.run(&["REPLICAOF", "NO", "ONE"]).await;
     };
-    assert_outage(BehindProxy::start().await, begin, end).await;
+    assert_outage(BehindProxy::start().await, fail, mend).await;
 }
 
 #[tokio::test]
 async fn a_replica_too_few() {
-    let begin = async |on: &mut BehindProxy| {
+    let fail = async |on: &mut BehindProxy| {
         on.redis.raw().await.run(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     };
-    let end = async |on: &mut BehindProxy| {
+    let mend = async |on: &mut BehindProxy| {
         on.redis.raw().await.run(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     };
-    assert_outage(BehindProxy::start().await, begin, end).await;
+    assert_outage(BehindProxy::start().await, fail, mend).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_snapshot() {
+    let redis = RedisOptions::tcp().config("save", "3600 1").config("enable-protected-configs", "yes");
+    let on = BehindProxy::start_with(redis, FusewireOptions::unix_socket()).await;
+    let fail = async |on: &mut BehindProxy| {
+        let raw = on.redis.raw().await;
+        // Where nobody can make a file.
+        raw.run(&["CONFIG", "SET", "dir", "/proc"]).await;
+        raw.run(&["BGSAVE"]).await;
+        eventually("the snapshot failed", SOON, async || {
+            raw.get::<String>(&["INFO", "persistence"]).await.contains("rdb_last_bgsave_status:err")
+        })
+        .await;
+    };
+    let mend = async |on: &mut BehindProxy| {
+        on.redis.raw().await.run(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]).await;
+    };
+    assert_outage(on, fail, mend).await;
+}
+
+#[tokio::test]
+async fn a_script_of_another_that_does_not_end() {
+    let redis = RedisOptions::tcp().config("lua-time-limit", "10");
+    let on = BehindProxy::start_with(redis, FusewireOptions::unix_socket()).await;
+    let mut running = JoinSet::new();
+    let fail = async |on: &mut BehindProxy| {
+        let raw = on.redis.raw().await;
+        running.spawn(async move {
+            let _: redis::RedisResult<()> = raw.try_get(&["EVAL", "while true do end", "0"]).await;
+        });
+        let raw = on.redis.raw().await;
+        eventually("redis is busy", SOON, async || {
+            raw.try_get::<()>(&["GET", "x"]).await.is_err_and(|error| error.code() == Some("BUSY"))
+        })
+        .await;
+    };
+    let mend = async |on: &mut BehindProxy| {
+        on.redis.raw().await.run(&["SCRIPT", "KILL"]).await;
+    };
+    assert_outage(on, fail, mend).await;
 }
 
 #[tokio::test]
@@ -115,7 +158,7 @@ async fn many_calls_at_once_when_redis_freezes_are_all_answered_in_time() {
     let threads = on.threads();
     threads.create("held").await;
     on.proxy.freeze().await;
-    let mut calls = tokio::task::JoinSet::new();
+    let mut calls = JoinSet::new();
     for n in 0..100 {
         let threads = threads.clone();
         calls.spawn(async move {
@@ -132,7 +175,7 @@ async fn many_calls_at_once_when_redis_freezes_are_all_answered_in_time() {
     assert_eq!(threads.peek("held").await.unwrap().message_count, 100);
     on.proxy.forward().await;
     on.is_back().await;
-    on.assert_told(1);
+    on.assert_told(1).await;
 }
 
 #[tokio::test]

@@ -217,13 +217,10 @@ async fn every_request_that_requires_the_shared_truth_is_refused() {
 async fn a_touch_counts_locally() {
     let (on, threads) = in_outage().await;
     let before = on.redis.raw().await.get::<i64>(&["PTTL", "conversation_thread:{whole}"]).await;
-    let touched = threads.touch("whole", Some(Duration::from_secs(86_400))).await.unwrap();
+    let touched = threads.touch("whole", Some(Duration::from_hours(24))).await.unwrap();
     assert_eq!(touched.authority(), Authority::Local);
     let thread = threads.peek("whole").await.unwrap();
-    assert_eq!(
-        (thread.expire_time, thread.ttl),
-        (touched.expire_time, Some(wire(Duration::from_secs(86_400))))
-    );
+    assert_eq!((thread.expire_time, thread.ttl), (touched.expire_time, Some(wire(Duration::from_hours(24)))));
     let after = on.redis.raw().await.get::<i64>(&["PTTL", "conversation_thread:{whole}"]).await;
     assert!(after <= before && before <= 7_200_000, "{before} {after}");
     assert_unavailable("touch of a thread not held", threads.touch("unseen", None).await);

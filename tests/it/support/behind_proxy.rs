@@ -5,8 +5,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
     chaos_proxy::ChaosProxy,
+    eventually::eventually,
     fusewire::{Fusewire, FusewireOptions},
-    health::redis_is,
+    health::{CHANGE, redis_is},
     redis_options::RedisOptions,
     redis_server::RedisServer,
     threads::Threads,
@@ -72,8 +73,10 @@ impl BehindProxy {
     }
 
     /// Checks that the log told of each loss and return once.
-    pub(crate) fn assert_told(&self, times: usize) {
-        let told = (self.service.logged(LOST), self.service.logged(BACK));
-        assert_eq!(told, (times, times), "{:#?}", self.service.log());
+    pub(crate) async fn assert_told(&self, times: usize) {
+        let told = || (self.service.logged(LOST), self.service.logged(BACK));
+        // What is logged arrives a little later.
+        eventually("the log tells of losses and returns", CHANGE, async || told().1 >= times).await;
+        assert_eq!(told(), (times, times), "{:#?}", self.service.log());
     }
 }

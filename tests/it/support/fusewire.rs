@@ -145,10 +145,6 @@ impl Fusewire {
         self.log.borrow().iter().filter(|line| line.contains(text)).count()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     /// Returns every line of stdout and stderr so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.borrow().clone()
@@ -212,7 +208,7 @@ fn address_in(line: &str) -> Option<&str> {
 impl Drop for Fusewire {
     /// Shows the log of the service when the test failed.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("log of the service:\n{}", self.log().join("\n"));
         }
     }

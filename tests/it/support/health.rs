@@ -11,7 +11,7 @@ use tonic_health::pb::{
 use super::eventually::eventually;
 
 /// Far above what any change takes (probes are 2 s apart at most), for a loaded machine.
-const CHANGE: Duration = Duration::from_secs(15);
+pub(crate) const CHANGE: Duration = Duration::from_secs(15);
 
 /// Asks once; `name` is empty for the server as a whole.
 pub(crate) async fn check(channel: &Channel, name: &str) -> Result<ServingStatus, Status> {

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::{
-    RecvStream, SendStream,
+    Ping, RecvStream, SendStream,
     client::{ResponseFuture, handshake},
 };
 use http::{HeaderMap, Request};
@@ -25,7 +25,8 @@ impl RawCall {
         let addr =
             service.uri().strip_prefix("http://").expect("a service started with FusewireOptions::tcp()");
         let stream = TcpStream::connect(addr).await.expect("the service listens");
-        let (client, connection) = handshake(stream).await.expect("the service speaks HTTP/2");
+        let (client, mut connection) = handshake(stream).await.expect("the service speaks HTTP/2");
+        let mut pings = connection.ping_pong().expect("the first to ask");
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             // However it ends, the call shows it.
@@ -41,6 +42,8 @@ impl RawCall {
         let mut client = client.ready().await.expect("the service takes streams");
         let request = request.body(()).expect("the headers are valid");
         let (answer, body) = client.send_request(request, false).expect("the stream opens");
+        // What was sent before a ping has arrived when that is answered.
+        pings.ping(Ping::opaque()).await.expect("the service answers pings");
         Self { answer, body, _connection: tasks }
     }
 

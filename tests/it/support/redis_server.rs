@@ -68,10 +68,6 @@ impl RedisServer {
         port.addr()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.as_ref().expect("this redis-server was killed: call restart() first").pid()
-    }
-
     /// Opens a connection of the test's own: over the unix socket, as a user who may do everything.
     ///
     /// # Panics

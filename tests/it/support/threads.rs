@@ -207,13 +207,13 @@ pub(crate) fn forking(id: &str, new_id: &str) -> ForkThreadRequest {
     ForkThreadRequest { thread_id: id.to_owned(), new_thread_id: new_id.to_owned(), ..Default::default() }
 }
 
-pub(crate) fn mask(paths: &[&str]) -> Option<prost_types::FieldMask> {
-    Some(prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
+pub(crate) fn mask(paths: &[&str]) -> prost_types::FieldMask {
+    prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }
 }
 
 /// New values for a thread's own fields.
 pub(crate) fn changing(thread: ConversationThread, paths: &[&str]) -> UpdateThreadRequest {
-    UpdateThreadRequest { thread: Some(thread), update_mask: mask(paths), ..Default::default() }
+    UpdateThreadRequest { thread: Some(thread), update_mask: Some(mask(paths)), ..Default::default() }
 }
 
 /// New values for one message.
@@ -221,7 +221,7 @@ pub(crate) fn revising(id: &str, message: Message, paths: &[&str]) -> UpdateMess
     UpdateMessageRequest {
         thread_id: id.to_owned(),
         message: Some(message),
-        update_mask: mask(paths),
+        update_mask: Some(mask(paths)),
         ..Default::default()
     }
 }

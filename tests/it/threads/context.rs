@@ -199,7 +199,7 @@ fn oldest_that_fits(lines: &[Line], max: usize) -> usize {
     }
     let starts = || groups.iter().rev().map(|group| group.0);
     let fitting = starts().take_while(|start| lines.len() - start <= max).last();
-    fitting.or(starts().next()).unwrap_or_default()
+    fitting.or_else(|| starts().next()).unwrap_or_default()
 }
 
 async fn tool_groups_are_whole_at_every_window_boundary(on: &Deployment) {

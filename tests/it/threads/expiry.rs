@@ -5,6 +5,7 @@ use std::time::Duration;
 use fusewire::grpc::proto::{
     AppendMessagesRequest, ConversationThread, GetContextRequest, ListMessagesRequest, Role,
 };
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::support::{
@@ -30,7 +31,7 @@ on_every_store!(
 
 // Needs Redis itself, but no server of its own.
 mod all_keys {
-    use super::{Deployment, every_write_and_read_leaves_one_expiry, on_stores};
+    use super::{every_write_and_read_leaves_one_expiry, on_stores};
 
     on_stores!(
         [redis: Redis, cluster: Cluster, prefixed: Prefixed],
@@ -274,18 +275,24 @@ async fn two_sweeping_instances_remove_each_expired_thread_once_and_none_that_li
     let on = Deployment::start_with(Store::Redis, SWEEPS_OFTEN).await;
     let other = on.another(SWEEPS_OFTEN).await;
     let (threads, raw) = (on.threads(), on.raw().await);
-    let create = async |id: &str| {
-        let new = ConversationThread { owner: "swept".into(), ttl: Some(wire(SECOND)), ..thread(id) };
-        threads.try_create(new).await.unwrap();
-        threads.fill(id, 1, 2).await;
-    };
-    for n in 0..40 {
-        create(&format!("dead-{n}")).await;
+    let owned =
+        |id: &str, ttl| ConversationThread { owner: "swept".into(), ttl: Some(wire(ttl)), ..thread(id) };
+    // More than a sweep looks at in one round trip, in most shards.
+    let mut lanes = JoinSet::new();
+    for lane in 0..4 {
+        let threads = threads.clone();
+        lanes.spawn(async move {
+            for n in 0..500 {
+                threads.try_create(owned(&format!("dead-{lane}-{n}"), SECOND)).await.unwrap();
+            }
+        });
     }
-    create("alive").await;
+    lanes.join_all().await;
+    threads.try_create(owned("alive", 3 * SECOND)).await.unwrap();
+    threads.fill("alive", 1, 2).await;
     let pinned = ConversationThread { owner: "swept".into(), pinned: true, ..thread("alive-pinned") };
     threads.try_create(pinned).await.unwrap();
-    assert_eq!(indexed(&on, &raw, "swept", "dead-").await, 80);
+    assert_eq!(indexed(&on, &raw, "swept", "dead-").await, 4000);
     eventually("the indexes forget what expired", 60 * SECOND, async || {
         threads.touch("alive", None).await.unwrap();
         indexed(&on, &raw, "swept", "dead-").await == 0
@@ -294,10 +301,10 @@ async fn two_sweeping_instances_remove_each_expired_thread_once_and_none_that_li
     // A sweep is told when it is over.
     eventually("the sweeps are told", 10 * SECOND, async || {
         threads.touch("alive", None).await.unwrap();
-        swept(&on.service).0 + swept(&other).0 >= 40
+        swept(&on.service).0 + swept(&other).0 >= 2000
     })
     .await;
-    assert_eq!(swept(&on.service).0 + swept(&other).0, 40, "each once");
+    assert_eq!(swept(&on.service).0 + swept(&other).0, 2000, "each once");
     assert_eq!(threads.recount("alive").await.len(), 2);
     assert_eq!(indexed(&on, &raw, "swept", "alive").await, 4);
     assert_eq!(threads.owned("swept", 0).await.len(), 2);

@@ -37,7 +37,7 @@ async fn source(on: &Deployment, id: &str) -> Threads {
         owner: format!("{id}-owner"),
         title: "source".into(),
         labels: [("k".to_owned(), "v".to_owned())].into(),
-        ttl: Some(wire(Duration::from_secs(600))),
+        ttl: Some(wire(Duration::from_mins(10))),
         ..thread(id)
     };
     threads.try_create(new).await.unwrap();

@@ -32,7 +32,7 @@ on_stores!(
 
 // The one rule here that memory shares.
 mod ids_are_remembered {
-    use super::{Deployment, both_generations_of_ids_are_remembered, on_stores};
+    use super::{both_generations_of_ids_are_remembered, on_stores};
 
     on_stores!(
         [memory: Memory, redis: Redis, cluster: Cluster],
@@ -50,7 +50,7 @@ async fn made(on: &Deployment, id: &str) -> (Threads, Raw) {
         owner: format!("{id}-owner"),
         title: "Some title".into(),
         labels: [("team".to_owned(), "blue".to_owned())].into(),
-        ttl: Some(wire(Duration::from_secs(600))),
+        ttl: Some(wire(Duration::from_mins(10))),
         ..thread(id)
     };
     threads.try_create(new).await.unwrap();
@@ -155,6 +155,10 @@ async fn is_damaged_at_4(on: &Deployment, threads: &Threads, id: &str) {
     assert_eq!(told(&status, "seq"), "4");
     let update = crate::support::threads::revising(id, user("m4", "x"), &["parts"]);
     assert_refused(threads.update_message(update).await, Code::DataLoss, "CORRUPT_ENTRY");
+    let copy = crate::support::threads::forking(id, &format!("{id}-copy"));
+    let status = assert_refused(threads.fork(copy.clone()).await, Code::DataLoss, "CORRUPT_ENTRY");
+    assert_eq!((told(&status, "key"), told(&status, "seq")), (name(on, id, ":messages"), "4".into()));
+    threads.fork(fusewire::grpc::proto::ForkThreadRequest { at_seq: 3, ..copy }).await.unwrap();
     // The thread goes on.
     assert_eq!(threads.append(id, numbered(7, 7)).await.messages[0].seq, 7);
 }

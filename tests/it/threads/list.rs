@@ -1,6 +1,13 @@
 //! `ListThreads`: newest activity first, exactly, and nothing that has expired.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use fusewire::grpc::proto::{
     AppendMessagesRequest, ConversationThread, ListThreadsRequest, ListThreadsResponse, TrimPolicy,
@@ -20,6 +27,7 @@ on_every_store!(
     the_newest_activity_comes_first_exactly,
     every_kind_of_write_is_activity_and_reads_are_none,
     pages_hold_every_thread_once_in_order,
+    threads_that_rest_appear_exactly_once_while_others_come_and_go,
     only_the_owners_threads_are_listed,
     an_expired_thread_is_never_listed,
     a_new_thread_is_listed_at_once,
@@ -138,11 +146,41 @@ async fn pages_hold_every_thread_once_in_order(on: &Deployment) {
     assert!(times.is_sorted_by(|a, b| a >= b));
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 250);
     assert_eq!(all.len(), 250);
-    for page_size in [1, 7, 50, 125, 249, 250, 251] {
+    for page_size in [20, 50, 125, 249, 250, 251] {
         assert_eq!(threads.owned("many", page_size).await, all, "{page_size}");
     }
     assert_eq!(page(&threads, "many", 0, "").await.unwrap().threads.len(), 50);
     assert_eq!(page(&threads, "many", 250, "").await.unwrap().next_page_token, "");
+}
+
+async fn threads_that_rest_appear_exactly_once_while_others_come_and_go(on: &Deployment) {
+    let threads = on.threads();
+    let mut expected = Vec::new();
+    for n in 0..250 {
+        expected.push(create(&threads, &format!("rest-{n:03}"), "rest").await.id);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let (writer, stopped) = (threads.clone(), Arc::clone(&stop));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        for n in 0.. {
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            create(&writer, &format!("hasty-{n}"), "rest").await;
+            if n % 3 > 0 {
+                writer.delete(&format!("hasty-{n}")).await.unwrap();
+            }
+        }
+    });
+    for page_size in [1000, 1000, 240, 60] {
+        let mut resting = threads.owned("rest", page_size).await;
+        resting.retain(|id| id.starts_with("rest-"));
+        resting.sort();
+        assert_eq!(resting, expected, "{page_size}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    tasks.join_all().await;
 }
 
 async fn only_the_owners_threads_are_listed(on: &Deployment) {

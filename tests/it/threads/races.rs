@@ -125,6 +125,61 @@ async fn of_racing_creations_exactly_one_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn racing_appends_create_one_thread_and_lose_no_message() {
+    let (_deployment, _other, clients) = two_servers().await;
+    for round in 0..20 {
+        let id = format!("summoned-{round}");
+        let start = Arc::new(Barrier::new(8));
+        let mut tasks = JoinSet::new();
+        for task in 0..8 {
+            let (threads, id, start) = (clients[task % 2].clone(), id.clone(), Arc::clone(&start));
+            tasks.spawn(async move {
+                let append = AppendMessagesRequest {
+                    create_if_missing: true,
+                    owner: "summoner".into(),
+                    ..appending(&id, vec![user(&format!("s{task}"), "x")])
+                };
+                start.wait().await;
+                assert_shared(&threads.try_append(append).await.expect("appends do not fail each other"));
+            });
+        }
+        tasks.join_all().await;
+        assert_eq!(seqs(&clients[0].recount(&id).await), (1..=8).collect::<Vec<_>>());
+    }
+    assert_eq!(clients[1].owned("summoner", 0).await.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contexts_and_pages_are_true_while_others_append() {
+    let (_deployment, _other, clients) = two_servers().await;
+    clients[0].create("live").await;
+    clients[0].fill("live", 1, 3000).await;
+    let (writer, stop) = (clients[0].clone(), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        for n in 3001.. {
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            writer.fill("live", n, n).await;
+        }
+    });
+    for (max, tokens) in [(0, 0), (1, 0), (500, 0), (0, 0), (0, 3000), (2500, 0), (0, 0), (7, 100)] {
+        let context = clients[1].context("live", max, tokens).await;
+        let count = i64::try_from(context.messages.len()).unwrap();
+        let thread = context.thread.unwrap();
+        assert_eq!(
+            seqs(&context.messages),
+            (thread.last_seq - count + 1..=thread.last_seq).collect::<Vec<_>>()
+        );
+        assert_eq!(count + context.omitted_count, thread.message_count);
+    }
+    stop.store(true, Ordering::Relaxed);
+    tasks.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killing_one_server_loses_nothing_acknowledged() {
     let (_deployment, mut victim, [survivor, through_victim]) = two_servers().await;
     survivor.create("victim").await;

@@ -203,19 +203,22 @@ async fn every_bad_field_of_an_update_is_told(on: &Deployment) {
     }
     let masked = |update_mask| UpdateThreadRequest { update_mask, ..changing(thread("update"), &[]) };
     refused(threads.update(masked(None)), &["update_mask"]).await;
-    refused(threads.update(masked(mask(&[]))), &["update_mask"]).await;
-    let paths = mask(&["title", "owner", "*", "", "trim.max_bytes"]);
+    refused(threads.update(masked(Some(mask(&[])))), &["update_mask"]).await;
+    let paths = Some(mask(&["title", "owner", "*", "", "trim.max_bytes"]));
     let fields =
         ["update_mask.paths[1]", "update_mask.paths[2]", "update_mask.paths[3]", "update_mask.paths[4]"];
     refused(threads.update(masked(paths)), &fields).await;
-    refused(threads.update(UpdateThreadRequest { thread: None, ..masked(mask(&["title"])) }), &["thread.id"])
-        .await;
+    refused(
+        threads.update(UpdateThreadRequest { thread: None, ..masked(Some(mask(&["title"]))) }),
+        &["thread.id"],
+    )
+    .await;
 
     let masked =
         |update_mask| UpdateMessageRequest { update_mask, ..revising("update", user("m1", "x"), &[]) };
     refused(threads.update_message(masked(None)), &["update_mask"]).await;
     refused(
-        threads.update_message(masked(mask(&["role", "id", "parts[0]"]))),
+        threads.update_message(masked(Some(mask(&["role", "id", "parts[0]"])))),
         &["update_mask.paths[0]", "update_mask.paths[1]", "update_mask.paths[2]"],
     )
     .await;

@@ -118,9 +118,10 @@ fn write_block(written: &Part) -> Value {
         ])),
         Kind::ToolResult(result) => {
             own.insert("tool_use_id".into(), json!(result.call_id));
-            let content = match result.parts.is_empty() {
-                true => json!(result.text),
-                false => result.parts.iter().map(write_block).collect(),
+            let content = if result.parts.is_empty() {
+                json!(result.text)
+            } else {
+                result.parts.iter().map(write_block).collect()
             };
             own.insert("content".into(), content);
         }

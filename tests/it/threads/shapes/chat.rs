@@ -105,9 +105,10 @@ pub(crate) fn write(message: &Message) -> Value {
     let mut content: Vec<Part> = message.parts.iter().filter(|part| !is_call(part)).cloned().collect();
     if let [Part { kind: Some(Kind::ToolResult(result)), .. }] = &content[..] {
         line.insert("tool_call_id".into(), json!(result.call_id));
-        content = match result.parts.is_empty() && !line.contains_key("content") {
-            true => vec![part(Kind::Text(result.text.clone()))],
-            false => result.parts.clone(),
+        content = if result.parts.is_empty() && !line.contains_key("content") {
+            vec![part(Kind::Text(result.text.clone()))]
+        } else {
+            result.parts.clone()
         };
     }
     write_content(&mut line, &content);
@@ -119,7 +120,7 @@ fn write_content(line: &mut Map<String, Value>, content: &[Part]) {
         (Some(Value::Null), _) | (None, []) => {}
         (Some(_), blocks) => drop(line.insert("content".into(), blocks.iter().map(write_block).collect())),
         (None, [Part { kind: Some(Kind::Text(text)), .. }]) => {
-            drop(line.insert("content".into(), json!(text)))
+            line.insert("content".into(), json!(text));
         }
         (None, other) => panic!("content of no shape of theirs: {other:?}"),
     }

@@ -111,9 +111,10 @@ pub(super) fn write(message: &Message) -> Value {
             ("arguments", json!(call.arguments_json)),
         ])),
         Some(Kind::ToolResult(result)) => {
-            let output = match result.parts.is_empty() {
-                true => json!(result.text),
-                false => result.parts.iter().map(write_block).collect(),
+            let output = if result.parts.is_empty() {
+                json!(result.text)
+            } else {
+                result.parts.iter().map(write_block).collect()
             };
             own.extend(noted([("call_id", json!(result.call_id)), ("output", output)]));
         }

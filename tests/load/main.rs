@@ -1,0 +1,81 @@
+//! Measures the service against two ceilings on this machine, in one run: `cargo bench --bench load`.
+//!
+//! Machines differ and are shared, so every figure that means something is a ratio within one run. Each operation is
+//! driven by h2load with 128 calls in flight against three servers in turn, several rounds: `echo`, a bare tonic rpc
+//! with an answer of the same size; `bare`, a tonic rpc that runs the operation's script through a cloned connection
+//! and answers with as many bytes; and the service itself. Medians go to standard output and, as JSON, to
+//! `target/load.json`. `FUSEWIRE_LOAD_SECONDS` (2) and `FUSEWIRE_LOAD_ROUNDS` (3) make it longer.
+
+mod ceilings;
+mod drive;
+mod operations;
+mod servers;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use drive::{Drive, Figures};
+use operations::Operation;
+use servers::{Redis, Server};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|argument| argument == "serve-ceilings") {
+        return ceilings::serve(&arguments[2..]);
+    }
+    let number = |name: &str, default: u32| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let (seconds, rounds) = (number("FUSEWIRE_LOAD_SECONDS", 2), number("FUSEWIRE_LOAD_ROUNDS", 3));
+
+    let redis = Redis::start();
+    let service = Server::service(&redis);
+    let ceilings = Server::ceilings(&redis);
+    let mut results: BTreeMap<&str, BTreeMap<&str, Figures>> = BTreeMap::new();
+    for operation in Operation::ALL {
+        operation.prepare(&service);
+        let mut rounds_of: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
+        for _ in 0..rounds {
+            for (name, server) in [("echo", &ceilings), ("bare", &ceilings), ("service", &service)] {
+                let drive = Drive {
+                    server,
+                    redis: &redis,
+                    path: operation.path(name),
+                    body: operation.body(),
+                    seconds,
+                };
+                rounds_of.entry(name).or_default().push(drive.run());
+            }
+        }
+        let medians = rounds_of.into_iter().map(|(name, figures)| (name, Figures::median(figures))).collect();
+        results.insert(operation.name(), medians);
+    }
+    report(&results);
+}
+
+fn report(results: &BTreeMap<&str, BTreeMap<&str, Figures>>) {
+    println!(
+        "| operation | server | calls/s | × echo | × bare | p50 µs | p99 µs | server CPU µs/call | Redis CPU µs/call | Redis commands/call |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for operation in Operation::ALL {
+        let servers = &results[operation.name()];
+        for name in ["echo", "bare", "service"] {
+            let figures = &servers[name];
+            println!(
+                "| {} | {name} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} |",
+                operation.name(),
+                figures.rate,
+                figures.rate / servers["echo"].rate,
+                figures.rate / servers["bare"].rate,
+                figures.p50_us,
+                figures.p99_us,
+                figures.server_cpu_us,
+                figures.redis_cpu_us,
+                figures.redis_commands,
+            );
+        }
+    }
+    let json = serde_json::to_string_pretty(results).expect("figures are JSON");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/load.json");
+    fs::write(&path, json).expect("target/ can be written to");
+}
