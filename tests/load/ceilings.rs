@@ -41,7 +41,6 @@ pub(crate) fn serve(arguments: &[String]) {
         let client = redis::Client::open(arguments[1].as_str()).expect("a URL of Redis");
         let mut connections = Vec::new();
         for _ in 0..CONNECTIONS {
-            #[expect(clippy::disallowed_methods, reason = "the ceiling has no pool")]
             connections.push(client.get_multiplexed_async_connection().await.expect("redis answers"));
         }
         let ceiling = Arc::new(Ceiling {

@@ -6,6 +6,16 @@
 //! and answers with as many bytes; and the service itself. Medians go to standard output and, as JSON, to
 //! `target/load.json`. `FUSEWIRE_LOAD_SECONDS` (2) and `FUSEWIRE_LOAD_ROUNDS` (3) make it longer.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a bench prints, reads its settings and the clock, and fails loudly"
+)]
+
 mod ceilings;
 mod drive;
 mod operations;
@@ -46,7 +56,8 @@ fn main() {
                 rounds_of.entry(name).or_default().push(drive.run());
             }
         }
-        let medians = rounds_of.into_iter().map(|(name, figures)| (name, Figures::median(figures))).collect();
+        let medians =
+            rounds_of.into_iter().map(|(name, figures)| (name, Figures::median(&figures))).collect();
         results.insert(operation.name(), medians);
     }
     report(&results);
