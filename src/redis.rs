@@ -15,6 +15,7 @@ mod entry;
 mod fork;
 mod index;
 mod keys;
+mod list;
 mod pool;
 mod read;
 mod reply;

@@ -56,7 +56,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
 
     let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
     let greeting = greet(&settings, &redis).await?;
-    let reachability = Arc::new(Reachability::new(&greeting));
+    let reachability = Arc::new(Reachability::new(&greeting, settings.redis.outage_after));
     let copies = MemoryCopies::new(
         SystemClock,
         limits,
@@ -100,7 +100,7 @@ async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>, Fault> 
             Ok(Err(Error::Misconfigured(reason)))
         }
         Err(cause) => {
-            warn!(error = %cause, "redis cannot be used: serving from local memory until it can");
+            warn!(error = %cause, "starting without redis: serving from local memory until it can be used");
             Ok(Err(cause))
         }
     }

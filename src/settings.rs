@@ -93,6 +93,9 @@ pub struct RedisSettings {
     pub endpoint: Endpoint,
     /// Connections in the pool, 1 to 256.
     pub pool_size: u32,
+    /// How long Redis may be silent before memory answers, 50 ms to 30 s.
+    #[serde(deserialize_with = "limits::duration")]
+    pub outage_after: Duration,
     /// Bound of opening one connection, 10 ms to 60 s.
     #[serde(deserialize_with = "limits::duration")]
     pub connect_timeout: Duration,

@@ -6,21 +6,13 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use rand::Rng;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::error::{BoxError, Error, Result};
 
-/// A call this late asks for a probe.
-const LATE: Duration = Duration::from_millis(100);
-/// A probe asked for by a late call is given up after this: the call has then waited 200 ms.
-const ASKED: Duration = Duration::from_millis(100);
-/// How long a verdict may take beyond its probe.
-const VERDICT: Duration = Duration::from_millis(20);
-/// A probe by the clock is given up after this.
-const UNASKED: Duration = Duration::from_millis(200);
 /// The grain in which a probe's wait is measured.
 const TICK: Duration = Duration::from_millis(10);
 /// Probes are at most this far apart.
@@ -53,12 +45,14 @@ pub enum Guarded<T> {
 pub struct Reachability {
     state: watch::Sender<State>,
     doubt: Notify,
+    /// How long Redis may be silent. A call that waited for half of it asks for a probe, which has the other half.
+    silence: Duration,
 }
 
 impl Reachability {
-    /// Begins with what the greeting at start found.
-    pub fn new(found: &Result<()>) -> Self {
-        Self { state: watch::Sender::new(judge(found)), doubt: Notify::new() }
+    /// Begins with what the greeting at start found; `silence` is what Redis may take to answer.
+    pub fn new(found: &Result<()>, silence: Duration) -> Self {
+        Self { state: watch::Sender::new(judge(found)), doubt: Notify::new(), silence }
     }
 
     /// Watches the state.
@@ -67,7 +61,7 @@ impl Reachability {
     }
 
     /// Runs a call of Redis. Returns as soon as it has an answer or Redis is known to be unreachable: that takes
-    /// 200 ms at most for the calls that are under way when Redis falls silent, and no time for later ones.
+    /// the configured silence for the calls that are under way when Redis falls silent, and no time for later ones.
     pub async fn guard<T>(&self, call: impl Future<Output = Result<T>>) -> Guarded<T> {
         let mut state = self.state.subscribe();
         match &*state.borrow_and_update() {
@@ -86,7 +80,7 @@ impl Reachability {
                     State::Unreachable => return Guarded::Lost,
                     State::Misconfigured(reason) => return Guarded::Answered(Err(misconfigured(reason))),
                 },
-                () = sleep_until(began + LATE), if !has_doubt => {
+                () = sleep_until(began + self.silence / 2), if !has_doubt => {
                     has_doubt = true;
                     self.doubt.notify_one();
                 }
@@ -104,7 +98,7 @@ impl Reachability {
                         Ok(State::Misconfigured(reason)) => Guarded::Answered(Err(misconfigured(reason))),
                         Ok(State::Reachable | State::Unreachable) | Err(_) => Guarded::Lost,
                     },
-                    () = sleep(ASKED + VERDICT) => Guarded::Answered(Err(error)),
+                    () = sleep(self.silence) => Guarded::Answered(Err(error)),
                 }
             }
             result => Guarded::Answered(result),
@@ -138,17 +132,18 @@ impl Reachability {
     /// Waits for a probe as long as Redis may be silent; a call that has doubts shortens that.
     async fn bounded(&self, probe: impl Future<Output = Result<()>>, asked: bool) -> Result<()> {
         let mut probe = pin!(probe);
+        let mut limit = if asked { self.silence / 2 } else { self.silence };
+        // A tick counts as one however late it comes: where this process did not get to run, on a machine that is too
+        // busy, the silence was not that of Redis.
         let mut waited = Duration::ZERO;
-        let mut limit = if asked { ASKED } else { UNASKED };
+        let mut ticks = interval_at(Instant::now() + TICK, TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while waited < limit {
-            let slept = Instant::now();
             tokio::select! {
                 result = &mut probe => return result,
-                () = sleep(TICK) => {}
-                () = self.doubt.notified() => limit = limit.min(waited + ASKED),
+                _ = ticks.tick() => waited += TICK,
+                () = self.doubt.notified() => limit = limit.min(waited + self.silence / 2),
             }
-            // Where this process did not get to run, the silence was not that of Redis.
-            waited += slept.elapsed().min(TICK * 2);
         }
         Err(Error::TimedOut(limit))
     }

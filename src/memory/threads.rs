@@ -75,7 +75,7 @@ impl<C: Clock> MemoryThreads<C> {
             step(&mut stock, now)
         };
         // Which operation it was, the span around it tells.
-        let duration_us = began.elapsed().as_micros();
+        let duration_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         match &result {
             Ok(_) => debug!(duration_us, "memory answered"),
             Err(error) => debug!(duration_us, %error, "memory refused"),

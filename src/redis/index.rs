@@ -4,7 +4,7 @@
 //! is created and removed only where a look has shown that the thread is gone: an entry without thread is harmless, a
 //! thread without entry would be invisible. To spare an index write on each append, an entry may lag behind.
 
-use std::{cmp::Reverse, collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use bb8_redis::redis::{Script, Value, cmd};
 use tracing::{debug, warn};
@@ -19,11 +19,11 @@ use crate::{
     call::Call,
     clock::{Timestamp, fresh_id},
     error::{Error, Result},
-    threads::{Profile, Swept, Thread, ThreadId, ThreadsPage, ThreadsQuery},
+    threads::{Profile, Swept, Thread, ThreadId},
 };
 
 /// An index may lag behind a thread's last activity by as much; `scripts/append.lua` knows it too.
-const LAG: Duration = Duration::from_mins(1);
+pub(super) const LAG: Duration = Duration::from_mins(1);
 /// A creation happens within this time of its index entry, or not at all.
 const CREATION: Duration = Duration::from_secs(5);
 /// An entry without thread is removed when it is older than this: no creation can be under way then.
@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long an instance sweeps before it must show that it lives.
 const LEASE: Duration = Duration::from_mins(1);
 /// Entries looked at in one round trip.
-const BATCH: usize = 100;
+pub(super) const BATCH: usize = 100;
 
 impl RedisThreads {
     /// Writes the index entries of a thread about to be created; answers the conditions of the creation, which must
@@ -80,7 +80,7 @@ impl RedisThreads {
     }
 
     /// Runs a script on one key that is not a thread's.
-    async fn run_plain(
+    pub(super) async fn run_plain(
         &self,
         call: &Call,
         operation: &'static str,
@@ -106,81 +106,14 @@ impl RedisThreads {
         if reply.len() == 0 { Ok(true) } else { reply.flag() }
     }
 
-    /// Lists an owner's threads by their true last activity, newest first. Scores lag by [`LAG`] at most and never
-    /// lead, so entries are read until none further down can belong before the last of the page.
-    pub(super) async fn list_by_activity(&self, call: &Call, query: &ThreadsQuery) -> Result<ThreadsPage> {
-        let key = self.redis.keys.owner(&query.owner);
-        let mut highest = query
-            .cursor
-            .as_ref()
-            .map_or_else(|| "+inf".to_owned(), |cursor| cursor.update_time.as_millis().to_string());
-        let mut found: Vec<Thread> = Vec::new();
-        let mut seen = HashSet::new();
-        let mut skip = 0;
-        let mut exhausted = false;
-        while !exhausted {
-            let entries = self.read_index(call, &key, "ZREVRANGEBYSCORE", [&highest, "-inf"], skip).await?;
-            exhausted = entries.len() < BATCH;
-            // Others move entries meanwhile, so the walk goes on by score; by place only where one fills a batch.
-            let next = entries.last().map_or_else(String::new, |(_, score)| score.to_string());
-            if next == highest {
-                skip += entries.len();
-            } else {
-                (highest, skip) = (next, 0);
-            }
-            for (member, score) in entries.iter().filter(|(member, _)| seen.insert(member.clone())) {
-                let Ok(id) = ThreadId::parse("id", member) else { continue };
-                match self.peek(call, &id).await {
-                    Ok(thread) => {
-                        let is_of_owner = thread.profile.owner.as_ref() == Some(&query.owner);
-                        if is_of_owner
-                            && query.cursor.as_ref().is_none_or(|cursor| {
-                                order(&thread) > (Reverse(cursor.update_time), Reverse(cursor.id.clone()))
-                            })
-                        {
-                            found.push(thread);
-                        }
-                    }
-                    Err(Error::ThreadNotFound { .. }) if self.is_old(*score) => {
-                        let read = score.to_string();
-                        self.run_plain(call, "unindex", &scripts::REINDEX, &key, &[member, &read, ""])
-                            .await?;
-                    }
-                    Err(Error::ThreadNotFound { .. }) => {}
-                    Err(error @ Error::Corrupt { .. }) => warn!(%error, "left a thread out of a list"),
-                    Err(error) => return Err(error),
-                }
-            }
-            found.sort_by_cached_key(order);
-            let lowest = entries.last().map_or(f64::MIN, |(_, score)| *score);
-            let last_of_page = found.get(query.limit.saturating_sub(1));
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
-            let bound = lowest + LAG.as_millis() as f64;
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
-            if last_of_page.is_some_and(|last| last.update_time.as_millis() as f64 > bound)
-                && found.len() > query.limit
-            {
-                break;
-            }
-        }
-        let more = found.len() > query.limit;
-        found.truncate(query.limit);
-        Ok(ThreadsPage { threads: found, more })
-    }
-
-    async fn peek(&self, call: &Call, id: &ThreadId) -> Result<Thread> {
-        use crate::threads::ThreadStore as _;
-        self.get(call, id, false).await.map(|answer| answer.value)
-    }
-
     /// Whether a score is so old that no creation which wrote it can be under way.
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
-    fn is_old(&self, score: f64) -> bool {
+    pub(super) fn is_old(&self, score: f64) -> bool {
         score + (GRACE.as_millis() as f64) < self.redis.pool.redis_now().as_millis() as f64
     }
 
     /// Reads up to [`BATCH`] entries of an index in a range of scores, `skip` left out.
-    async fn read_index(
+    pub(super) async fn read_index(
         &self,
         call: &Call,
         key: &str,
@@ -310,11 +243,6 @@ impl RedisThreads {
         }
         Ok(())
     }
-}
-
-/// Newest activity first, then by id.
-fn order(thread: &Thread) -> (Reverse<Timestamp>, Reverse<ThreadId>) {
-    (Reverse(thread.update_time), Reverse(thread.id.clone()))
 }
 
 /// Where and as what a thread is indexed by expiry.

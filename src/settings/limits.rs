@@ -27,6 +27,7 @@ pub(super) const LIMITS: &[(&str, Limit)] = &[
     ("redis.pool_size", Limit::Count(1, 256)),
     ("redis.connect_timeout", Limit::Span("10ms", "60s")),
     ("redis.command_timeout", Limit::Span("100ms", "60s")),
+    ("redis.outage_after", Limit::Span("50ms", "30s")),
     ("threads.default_ttl", Limit::Span("1s", "365d")),
     ("threads.sweep_interval", Limit::Span("1s", "7d")),
     ("threads.max_messages", Limit::Count(1, 10_000_000)),

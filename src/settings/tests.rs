@@ -277,7 +277,7 @@ fn print_config_shows_every_setting_with_its_source() {
         .try_load()
         .unwrap();
     let lines: Vec<_> = printed.to_string().lines().map(str::to_owned).collect();
-    assert!(lines.is_sorted() && lines.len() == 33, "{printed}");
+    assert!(lines.is_sorted() && lines.len() == 34, "{printed}");
     for line in [
         "log.filter = \"info\"  # defaults",
         "redis.pool_size = 8  # .env REDIS_CONNECTION_POOL_SIZE",

@@ -95,7 +95,13 @@ class Fusewire(Process):
     """A fusewire process on a free port, with these settings and none from outside."""
 
     def __init__(self, folder, name="fusewire", **settings):
-        env = {"PATH": os.environ["PATH"], "FUSEWIRE__SERVER__LISTEN": "127.0.0.1:0", **settings}
+        env = {
+            "PATH": os.environ["PATH"],
+            "FUSEWIRE__SERVER__LISTEN": "127.0.0.1:0",
+            # A busy machine must not look like an outage.
+            "FUSEWIRE__REDIS__OUTAGE_AFTER": "10s",
+            **settings,
+        }
         super().__init__(folder, name, [str(BINARY)], env)
         try:
             self.address = poll(f"{name} listens", self._address)

@@ -101,7 +101,9 @@ impl Measured {
         let cost = self.cost().await;
         eprintln!("{what}: {cost:?}");
         assert_eq!(cost.of_clients, ["EVALSHA"], "{what}");
-        cost.of_scripts
+        // Asked again when the millisecond ends in between.
+        let is_of_time = |name: &str| ["TIME", "PTTL"].contains(&name);
+        cost.of_scripts.into_iter().filter(|(name, _)| !is_of_time(name)).collect()
     }
 }
 

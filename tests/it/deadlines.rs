@@ -20,6 +20,9 @@ const SOON: Duration = Duration::from_secs(15);
 /// A test's bound for calls with 50 ms to go: machines are shared.
 const ANSWERED: Duration = Duration::from_secs(1);
 
+/// Time enough for a write to be sent, and less than it takes to find out that Redis is frozen.
+const SENT: &str = "90m";
+
 async fn started() -> BehindProxy {
     BehindProxy::start_with(RedisOptions::tcp(), FusewireOptions::tcp()).await
 }
@@ -82,7 +85,7 @@ async fn a_write_given_up_is_not_made_when_redis_thaws_long_after() {
     threads.append("t", numbered(1, 1)).await;
     raw.run(&["CONFIG", "RESETSTAT"]).await;
     on.proxy.freeze().await;
-    let call = RawCall::begin(&on.service, "AppendMessages", Some("50m")).await;
+    let call = RawCall::begin(&on.service, "AppendMessages", Some(SENT)).await;
     let given_up = call.finish::<AppendMessagesResponse>(&appending("t", numbered(2, 2))).await;
     assert_refused(given_up, Code::DeadlineExceeded, "DEADLINE");
     // The write may begin until a second after the deadline, by the clock of Redis.
@@ -103,7 +106,7 @@ async fn a_write_given_up_may_be_made_by_a_redis_that_thaws_at_once_and_is_then_
     threads.create("t").await;
     raw.run(&["CONFIG", "RESETSTAT"]).await;
     on.proxy.freeze().await;
-    let call = RawCall::begin(&on.service, "AppendMessages", Some("50m")).await;
+    let call = RawCall::begin(&on.service, "AppendMessages", Some(SENT)).await;
     let given_up = call.finish::<AppendMessagesResponse>(&appending("t", numbered(1, 1))).await;
     assert_refused(given_up, Code::DeadlineExceeded, "DEADLINE");
     on.proxy.forward().await;

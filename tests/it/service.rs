@@ -16,8 +16,7 @@ use crate::support::{
     redis_options::RedisOptions,
     redis_server::RedisServer,
     threads::{
-        Threads, appending, changing, cut_after, forking, listing, message, numbered, part, revising, thread,
-        user,
+        Threads, appending, changing, cut_after, forking, listing, message, part, revising, thread, user,
     },
 };
 
@@ -170,18 +169,27 @@ async fn every_store_operation_is_told_at_debug_with_its_duration() {
 }
 
 #[tokio::test]
-async fn an_operation_on_memory_is_told_with_its_duration_too() {
-    let options = FusewireOptions::unix_socket().var("USE_REDIS", "false").var("RUST_LOG", "fusewire=debug");
-    let service = Fusewire::start(options).await;
-    let threads = Threads::on(service.channel().await);
-    threads.create("t").await;
-    threads.append("t", numbered(1, 1)).await;
-    eventually("both are told", SOON, async || {
-        ["CreateThread", "AppendMessages"]
-            .iter()
-            .all(|method| service.log().iter().any(|line| line.contains(method) && line.contains("elapsed")))
-    })
-    .await;
+async fn every_operation_on_memory_is_told_too() {
+    let options = FusewireOptions::unix_socket()
+        .var("USE_REDIS", "false")
+        .var("RUST_LOG", "fusewire=debug")
+        .var("FUSEWIRE__LOG__FORMAT", "json");
+    let mut service = Fusewire::start(options).await;
+    use_everything(&Threads::on(service.channel().await)).await;
+    service.signal(Signal::SIGTERM);
+    service.wait_exit(SOON).await;
+    let mut told: Vec<String> = Vec::new();
+    for line in service.log() {
+        let line: Value = serde_json::from_str(&line).unwrap_or_else(|fault| panic!("{fault}: {line}"));
+        if line["message"] == "memory answered" {
+            assert!(line["duration_us"].is_u64() && line["level"] == "DEBUG", "{line}");
+            told.push(line["span"]["method"].as_str().unwrap().to_owned());
+        }
+    }
+    told.sort();
+    told.dedup();
+    eprintln!("operations told: {told:?}");
+    assert_eq!(told.len(), 12, "{told:?}");
 }
 
 #[tokio::test]

@@ -230,15 +230,11 @@ impl HeldThread {
     /// Pages through messages if every one that was asked for is known.
     pub(super) fn messages(&mut self, query: &MessagesQuery, now: Timestamp) -> Result<MessagesPage> {
         let window = page::window(query, &self.thread)?;
-        let (messages, mut more) =
+        let (messages, more) =
             page::take(self.log.range(window.start.max(self.known_from)..window.end), query);
-        if window.start < self.known_from {
-            // A descending page that is full within the run does not reach what is unknown; only Redis can go on.
-            let is_full = more || messages.len() >= query.limit.max(1);
-            if !(query.descending && is_full) {
-                return Err(Error::NeedsShared("a page of messages that are not all held in memory"));
-            }
-            more = true;
+        // A descending page that ends within the run does not reach what is unknown.
+        if window.start < self.known_from && !(query.descending && more) {
+            return Err(Error::NeedsShared("a page of messages that are not all held in memory"));
         }
         if query.renew {
             self.renew(None, now);

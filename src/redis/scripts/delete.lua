@@ -4,17 +4,19 @@
 -- OK    the epoch that was deleted and its owner; both empty for a repeat
 -- else  ABSENT, ETAG etag, CORRUPT key
 local t, corrupt = read_thread()
-if corrupt and corrupt[3] ~= MESSAGES then return corrupt end
+if corrupt then
+  if corrupt[3] ~= MESSAGES then return corrupt end
+  -- A list that lost its length is no reason to keep the rest.
+  local fields = redis.call('HMGET', THREAD, 'epoch', 'revision', 'owner')
+  t = {epoch = fields[1], revision = fields[2], owner = fields[3] or ''}
+end
 local tombstone = redis.call('GET', TOMBSTONE) or ''
 if ARGV[3] ~= '' then
   for request in string.gmatch(tombstone, '%S-:(%S+)') do
     if request == ARGV[3] then return {'OK', NOW, '', ''} end
   end
 end
-if not t then
-  if corrupt then return corrupt end
-  return {'ABSENT', NOW}
-end
+if not t then return {'ABSENT', NOW} end
 if ARGV[2] ~= '' and ARGV[2] ~= etag(t) then return {'ETAG', NOW, etag(t)} end
 
 local stones, n = t.epoch .. ':' .. ARGV[3], 1

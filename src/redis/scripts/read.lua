@@ -29,8 +29,7 @@ local function take(seq, entry)
   n = n + 1
   bytes = bytes + size
   tokens = tokens + entry_tokens
-  page[#page + 1] = seq
-  page[#page + 1] = entry
+  page[2 * n - 1], page[2 * n] = seq, entry
   return true
 end
 
@@ -56,12 +55,13 @@ local function take_kept()
   return true
 end
 
--- Reads the list in slices of about 256 KiB.
+-- Reads the list in slices of about 256 KiB, and of few more than may still be taken.
 local function take_listed()
-  local slice = 64
-  if t.count > 0 then slice = math.max(1, math.min(256, math.floor(262144 * t.count / (t.bytes + 1)))) end
+  local most = 64
+  if t.count > 0 then most = math.max(1, math.min(256, math.floor(262144 * t.count / (t.bytes + 1)))) end
   local from, to = math.max(low, t.first_seq), high
   while from <= to do
+    local slice = math.min(most, math.max(16, limit - n + 1))
     local a, b = from, math.min(to, from + slice - 1)
     if descending then a, b = math.max(from, to - slice + 1), to end
     local entries = redis.call('LRANGE', MESSAGES, a - t.first_seq, b - t.first_seq)

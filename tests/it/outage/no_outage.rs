@@ -26,7 +26,8 @@ async fn a_slow_command_is_waited_for_when_the_probe_is_answered() {
     threads.create("t").await;
     let sleeping = AtomicBool::new(true);
     let sleep = async {
-        raw.run(&["DEBUG", "SLEEP", "0.15"]).await;
+        // Long enough to raise a doubt, with time left until the verdict at 200 ms.
+        raw.run(&["DEBUG", "SLEEP", "0.13"]).await;
         sleeping.store(false, Ordering::Relaxed);
     };
     let calls = async {

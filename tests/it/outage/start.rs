@@ -46,7 +46,7 @@ async fn a_service_started_without_redis_serves_from_memory_and_turns_to_redis_w
     assert_refused(threads.peek("early").await, Code::NotFound, "THREAD_NOT_FOUND");
     let line = service.wait_for_log("not merged and are given up", SOON).await;
     assert!(line.contains("threads=1") && line.contains("messages=2"), "{line}");
-    assert_eq!(service.logged("redis cannot be used: serving from local memory until it can"), 1);
+    assert_eq!(service.logged("starting without redis: serving from local memory until it can be used"), 1);
     service.wait_for_log(BACK, SOON).await;
     assert_eq!((service.logged(LOST), service.logged(BACK)), (0, 1), "{:#?}", service.log());
 }

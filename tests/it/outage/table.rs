@@ -12,6 +12,7 @@ use tonic::Status;
 use super::{SOON, assert_unavailable};
 use crate::support::{
     behind_proxy::BehindProxy,
+    deployment::run_cases,
     eventually::eventually,
     threads::{
         Threads, appending, changing, cut_after, forking, ids, listing, numbered, revising, seqs, thread,
@@ -19,15 +20,22 @@ use crate::support::{
     },
 };
 
+struct Outage {
+    behind: BehindProxy,
+    threads: Threads,
+}
+
 /// A service that lost its Redis, and knows of the threads there:
-/// of `whole` everything, of `tail` from m6 on, of `cut` from m4 on because m3 came by another instance, of `seen`
+/// of `whole` and `twice` everything, of `tail` from m6 on, of `cut` from m4 on because m3 came by another instance, of `seen`
 /// the metadata, of `unseen` nothing.
-async fn in_outage() -> (BehindProxy, Threads) {
+async fn in_outage() -> Outage {
     let on = BehindProxy::start().await;
     let other_service = on.another().await;
     let (here, other) = (on.threads(), Threads::on(other_service.channel().await));
     here.create("whole").await;
     here.append("whole", numbered(1, 3)).await;
+    here.create("twice").await;
+    here.append("twice", numbered(1, 3)).await;
     for id in ["tail", "seen", "unseen"] {
         other.create(id).await;
         other.append(id, numbered(1, 5)).await;
@@ -39,7 +47,26 @@ async fn in_outage() -> (BehindProxy, Threads) {
     other.append("cut", numbered(3, 3)).await;
     here.append("cut", numbered(4, 5)).await;
     on.lose().await;
-    (on, here)
+    Outage { behind: on, threads: here }
+}
+
+#[tokio::test]
+async fn every_row_of_the_table() {
+    let on = in_outage().await;
+    run_cases!(
+        &on,
+        [
+            a_held_thread_is_told_with_its_time_and_others_are_never_not_found,
+            messages_are_listed_where_the_run_covers_the_answer_and_else_refused,
+            a_context_is_built_only_from_a_thread_that_is_known_whole,
+            a_list_of_threads_is_refused_and_never_empty,
+            what_memory_cannot_decide_alone_is_refused,
+            every_request_that_requires_the_shared_truth_is_refused,
+            a_touch_counts_locally,
+            a_message_that_redis_has_is_a_duplicate_with_its_seq,
+            creations_and_plain_appends_are_accepted_as_provisional
+        ]
+    );
 }
 
 async fn context(threads: &Threads, id: &str) -> Result<fusewire::grpc::proto::GetContextResponse, Status> {
@@ -52,9 +79,8 @@ fn assert_local_page(page: &ListMessagesResponse, expected: &[&str]) {
     assert_eq!(ids(&page.messages), expected);
 }
 
-#[tokio::test]
-async fn a_held_thread_is_told_with_its_time_and_others_are_never_not_found() {
-    let (_on, threads) = in_outage().await;
+async fn a_held_thread_is_told_with_its_time_and_others_are_never_not_found(on: &Outage) {
+    let threads = &on.threads;
     for (id, last_seq) in [("whole", 3), ("tail", 7), ("cut", 5), ("seen", 5)] {
         let request = GetThreadRequest { thread_id: id.into(), ..Default::default() };
         let answer = threads.client.clone().get_thread(request).await.unwrap().into_inner();
@@ -65,9 +91,8 @@ async fn a_held_thread_is_told_with_its_time_and_others_are_never_not_found() {
     assert_unavailable("a thread that never was", threads.peek("nowhere").await);
 }
 
-#[tokio::test]
-async fn messages_are_listed_where_the_run_covers_the_answer_and_else_refused() {
-    let (_on, threads) = in_outage().await;
+async fn messages_are_listed_where_the_run_covers_the_answer_and_else_refused(on: &Outage) {
+    let threads = &on.threads;
     let after = |id: &str, after_seq| ListMessagesRequest { after_seq, ..listing(id) };
     let newest = |id: &str, page_size| ListMessagesRequest { descending: true, page_size, ..listing(id) };
     let page = async |request| threads.page(request).await;
@@ -86,15 +111,14 @@ async fn messages_are_listed_where_the_run_covers_the_answer_and_else_refused() 
     }
 }
 
-#[tokio::test]
-async fn a_context_is_built_only_from_a_thread_that_is_known_whole() {
-    let (_on, threads) = in_outage().await;
-    let answer = context(&threads, "whole").await.unwrap();
+async fn a_context_is_built_only_from_a_thread_that_is_known_whole(on: &Outage) {
+    let threads = &on.threads;
+    let answer = context(threads, "whole").await.unwrap();
     assert_eq!((answer.authority(), answer.as_of.is_some()), (Authority::Local, true));
     assert_eq!((ids(&answer.messages), answer.omitted_count), (vec!["m1", "m2", "m3"], 0));
     // Instructions may be among what is not known.
     for id in ["tail", "cut", "seen", "unseen", "nowhere"] {
-        assert_unavailable(id, context(&threads, id).await);
+        assert_unavailable(id, context(threads, id).await);
     }
 }
 
@@ -109,25 +133,25 @@ async fn what_was_read_before_the_outage_is_held_too() {
     }
     let here = on.threads();
     here.page(listing("listed")).await.unwrap();
-    let newest = ListMessagesRequest { descending: true, page_size: 4, ..listing("newest") };
-    here.page(newest.clone()).await.unwrap();
+    let newest = |page_size| ListMessagesRequest { descending: true, page_size, ..listing("newest") };
+    here.page(newest(4)).await.unwrap();
     context(&here, "context").await.unwrap();
     on.lose().await;
     assert_eq!(here.page(listing("listed")).await.unwrap().messages.len(), 9);
-    assert_local_page(&here.page(newest).await.unwrap(), &["m9", "m8", "m7", "m6"]);
+    assert_local_page(&here.page(newest(3)).await.unwrap(), &["m9", "m8", "m7"]);
+    // Whether another page follows the fourth message is not known here.
+    assert_unavailable("all of the run and no more", here.page(newest(4)).await);
     assert_eq!(context(&here, "context").await.unwrap().messages.len(), 9);
 }
 
-#[tokio::test]
-async fn a_list_of_threads_is_refused_and_never_empty() {
-    let (_on, threads) = in_outage().await;
+async fn a_list_of_threads_is_refused_and_never_empty(on: &Outage) {
+    let threads = &on.threads;
     let request = ListThreadsRequest { owner: "ann".into(), ..Default::default() };
     assert_unavailable("a list of threads", threads.client.clone().list_threads(request).await);
 }
 
-#[tokio::test]
-async fn creations_and_plain_appends_are_accepted_as_provisional() {
-    let (_on, threads) = in_outage().await;
+async fn creations_and_plain_appends_are_accepted_as_provisional(on: &Outage) {
+    let threads = &on.threads;
     let request = CreateThreadRequest {
         thread: Some(thread("new")),
         messages: numbered(1, 2),
@@ -157,22 +181,20 @@ async fn creations_and_plain_appends_are_accepted_as_provisional() {
     let page = threads.page(listing("whole")).await.unwrap();
     assert_local_page(&page, &["m1", "m2", "m3", "m4", "m5"]);
     assert_eq!(seqs(&page.messages), [1, 2, 3, 0, 0]);
-    assert_eq!(ids(&context(&threads, "whole").await.unwrap().messages), ["m1", "m2", "m3", "m4", "m5"]);
+    assert_eq!(ids(&context(threads, "whole").await.unwrap().messages), ["m1", "m2", "m3", "m4", "m5"]);
 }
 
-#[tokio::test]
-async fn a_message_that_redis_has_is_a_duplicate_with_its_seq() {
-    let (_on, threads) = in_outage().await;
-    let made = threads.append("whole", numbered(2, 4)).await;
+async fn a_message_that_redis_has_is_a_duplicate_with_its_seq(on: &Outage) {
+    let threads = &on.threads;
+    let made = threads.append("twice", numbered(2, 4)).await;
     let told: Vec<_> = made.messages.iter().map(|m| (m.seq, m.duplicate, m.provisional)).collect();
     assert_eq!(told, [(2, true, false), (3, true, false), (0, false, true)]);
-    let other = threads.try_append(appending("whole", vec![user("m1", "other")])).await;
+    let other = threads.try_append(appending("twice", vec![user("m1", "other")])).await;
     crate::support::threads::assert_refused(other, tonic::Code::AlreadyExists, "MESSAGE_ID_REUSED");
 }
 
-#[tokio::test]
-async fn what_memory_cannot_decide_alone_is_refused() {
-    let (_on, threads) = in_outage().await;
+async fn what_memory_cannot_decide_alone_is_refused(on: &Outage) {
+    let threads = &on.threads;
     let etag = threads.peek("whole").await.unwrap().etag;
     assert_unavailable("append, not held", threads.try_append(appending("unseen", numbered(6, 6))).await);
     for etag in [etag, "\"x-1\"".to_owned()] {
@@ -194,9 +216,8 @@ async fn what_memory_cannot_decide_alone_is_refused() {
     assert_eq!(ids(&threads.messages("whole").await), ["m1", "m2", "m3"]);
 }
 
-#[tokio::test]
-async fn every_request_that_requires_the_shared_truth_is_refused() {
-    let (_on, threads) = in_outage().await;
+async fn every_request_that_requires_the_shared_truth_is_refused(on: &Outage) {
+    let threads = &on.threads;
     let mut client = threads.client.clone();
     let id = || "whole".to_owned();
     let create =
@@ -213,15 +234,14 @@ async fn every_request_that_requires_the_shared_truth_is_refused() {
     assert_eq!(ids(&threads.messages("whole").await), ["m1", "m2", "m3"]);
 }
 
-#[tokio::test]
-async fn a_touch_counts_locally() {
-    let (on, threads) = in_outage().await;
-    let before = on.redis.raw().await.get::<i64>(&["PTTL", "conversation_thread:{whole}"]).await;
+async fn a_touch_counts_locally(on: &Outage) {
+    let (raw, threads) = (on.behind.redis.raw().await, &on.threads);
+    let before = raw.get::<i64>(&["PTTL", "conversation_thread:{whole}"]).await;
     let touched = threads.touch("whole", Some(Duration::from_hours(24))).await.unwrap();
     assert_eq!(touched.authority(), Authority::Local);
     let thread = threads.peek("whole").await.unwrap();
     assert_eq!((thread.expire_time, thread.ttl), (touched.expire_time, Some(wire(Duration::from_hours(24)))));
-    let after = on.redis.raw().await.get::<i64>(&["PTTL", "conversation_thread:{whole}"]).await;
+    let after = raw.get::<i64>(&["PTTL", "conversation_thread:{whole}"]).await;
     assert!(after <= before && before <= 7_200_000, "{before} {after}");
     assert_unavailable("touch of a thread not held", threads.touch("unseen", None).await);
 }

@@ -77,7 +77,8 @@ fn options(store: Store, redis: Option<&RedisServer>, settings: &[(&str, &str)])
     let mut options = FusewireOptions::unix_socket();
     options = match redis {
         None => options.var("USE_REDIS", "false"),
-        Some(redis) => options.var("REDIS_URL", &redis.url()),
+        // What is no outage must not look like one where tests make the machine busy.
+        Some(redis) => options.var("REDIS_URL", &redis.url()).var("FUSEWIRE__REDIS__OUTAGE_AFTER", "10s"),
     };
     if store == Store::Prefixed {
         options = options.var("FUSEWIRE__REDIS__KEY_PREFIX", PREFIX);

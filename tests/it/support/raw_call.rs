@@ -83,6 +83,7 @@ async fn read(body: &mut RecvStream) -> Result<Bytes, h2::Error> {
     Ok(whole.freeze())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "map_err gives it away")]
 fn broken(error: h2::Error) -> Status {
     Status::unknown(format!("the connection failed: {error}"))
 }
