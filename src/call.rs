@@ -9,8 +9,18 @@ use crate::clock::Timestamp;
 pub struct Call {
     /// When the caller stops waiting; nothing is awaited beyond it.
     pub deadline: Option<Instant>,
+    /// When this process gives up by itself, if that is before the bound of one command.
+    pub bound: Option<Instant>,
     /// Refuse rather than answer from memory in an outage.
     pub require_shared: bool,
+}
+
+impl Call {
+    /// The same call, given up by this process at `latest`.
+    #[must_use]
+    pub fn until(&self, latest: Instant) -> Self {
+        Self { bound: Some(self.bound.map_or(latest, |bound| bound.min(latest))), ..*self }
+    }
 }
 
 /// Where an answer came from.

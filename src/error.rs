@@ -115,7 +115,7 @@ pub enum Error {
     #[error("redis refuses this configuration: {0}")]
     Misconfigured(#[source] BoxError),
     /// Only Redis can decide this, and it is unreachable.
-    #[error("{0} needs redis, which is unreachable")]
+    #[error("{0} needs redis, which is unreachable or switched off")]
     NeedsShared(&'static str),
     /// The caller's deadline passed. A write may still have happened.
     #[error("the deadline passed")]

@@ -32,6 +32,8 @@ pub struct Greeting {
     pub round_trip: Duration,
     /// Its version, as it says itself.
     pub server_version: String,
+    /// What it evicts when its memory is full, as `noeviction` or `volatile-ttl`.
+    pub eviction_policy: String,
 }
 
 /// A connection to Redis, shared by everything that uses it.
@@ -49,6 +51,11 @@ impl Redis {
         Ok(Self { pool, keys: keys::Keys::new(&settings.key_prefix), clock })
     }
 
+    /// The clock of Redis, as far as it is known from its replies.
+    pub fn clock(&self) -> RedisClock {
+        RedisClock(Arc::clone(&self.pool))
+    }
+
     /// Pings, and asks for version and time; gives up after `limit`.
     pub async fn greet(&self, limit: Duration) -> Result<Greeting> {
         let started = tokio::time::Instant::now();
@@ -61,14 +68,18 @@ impl Redis {
         let (info, time) = self
             .pool
             .run_probe(limit, |mut connection| async move {
-                let info: InfoDict = cmd("INFO").arg("server").query_async(&mut connection).await?;
+                let info: InfoDict = cmd("INFO").query_async(&mut connection).await?;
                 let time: (i64, i64) = cmd("TIME").query_async(&mut connection).await?;
                 Ok((info, time))
             })
             .await?;
         self.pool.learn_time(Timestamp::from_millis(time.0 * 1000 + time.1 / 1000));
-        let server_version = info.get("redis_version").unwrap_or_else(|| "unknown".to_owned());
-        Ok(Greeting { round_trip, server_version })
+        let told = |name: &str| info.get(name).unwrap_or_else(|| "unknown".to_owned());
+        Ok(Greeting {
+            round_trip,
+            server_version: told("redis_version"),
+            eviction_policy: told("maxmemory_policy"),
+        })
     }
 
     /// Writes a short-lived key, since a server that answers reads may still refuse writes. Memory at its limit is no
@@ -87,6 +98,16 @@ impl Redis {
             Err(Error::RedisOutOfMemory) => Ok(()),
             other => other,
         }
+    }
+}
+
+/// The clock of Redis: this machine's, corrected by what the last reply told.
+#[derive(Debug, Clone)]
+pub struct RedisClock(Arc<pool::Pool>);
+
+impl Clock for RedisClock {
+    fn now(&self) -> Timestamp {
+        self.0.redis_now()
     }
 }
 

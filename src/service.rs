@@ -57,8 +57,9 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
     let greeting = greet(&settings, &redis).await?;
     let reachability = Arc::new(Reachability::new(&greeting, settings.redis.outage_after));
+    // Copies expire by the clock that said when.
     let copies = MemoryCopies::new(
-        SystemClock,
+        redis.clock(),
         limits,
         settings.memory.copy_bytes,
         usize::try_from(settings.memory.copy_threads).unwrap_or(usize::MAX),
@@ -87,6 +88,10 @@ async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>, Fault> 
         Ok(greeting) => {
             let round_trip_us = u64::try_from(greeting.round_trip.as_micros()).unwrap_or(u64::MAX);
             info!(round_trip_us, version = greeting.server_version, "redis answered the ping");
+            if !["noeviction", "unknown"].contains(&greeting.eviction_policy.as_str()) {
+                let policy = greeting.eviction_policy;
+                warn!(policy, "redis may evict parts of threads: set maxmemory-policy to noeviction");
+            }
             // A server that answers may still refuse what we write.
             redis.probe(PROBE).await
         }

@@ -368,7 +368,7 @@ pub struct Swept {
     pub repaired: u64,
 }
 
-/// What an answer costs a stored thread in limits; set by configuration.
+/// How much one thread may hold; set by configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Messages in one thread.

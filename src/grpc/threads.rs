@@ -200,7 +200,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
 
 fn call<T>(request: &Request<T>, require_shared: bool) -> Call {
     let Deadline(deadline) = request.extensions().get().copied().unwrap_or_default();
-    Call { deadline, require_shared }
+    Call { deadline, require_shared, ..Call::default() }
 }
 
 /// Names the thread in the call's span.

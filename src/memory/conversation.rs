@@ -41,6 +41,15 @@ enum Kind {
     MessageUpdate,
 }
 
+/// Which request made a thread; the same id in a request of the other kind is another request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Creator {
+    /// CreateThread.
+    Create(RequestId),
+    /// ForkThread.
+    Fork(RequestId),
+}
+
 /// One incarnation of a thread.
 #[derive(Debug)]
 pub(super) struct Conversation {
@@ -49,7 +58,7 @@ pub(super) struct Conversation {
     ids: MessageIds,
     /// The last writes that named a request id, oldest first.
     requests: VecDeque<(Kind, RequestId)>,
-    created_by: Option<RequestId>,
+    created_by: Option<Creator>,
 }
 
 impl Conversation {
@@ -57,7 +66,7 @@ impl Conversation {
     fn begin(
         id: ThreadId,
         profile: Profile,
-        created_by: Option<RequestId>,
+        created_by: Option<Creator>,
         epoch: String,
         now: Timestamp,
     ) -> Self {
@@ -95,8 +104,13 @@ impl Conversation {
         limits: Limits,
         now: Timestamp,
     ) -> Result<(Self, Appended)> {
-        let mut conversation =
-            Self::begin(new.id.clone(), new.profile.clone(), new.request_id.clone(), epoch, now);
+        let mut conversation = Self::begin(
+            new.id.clone(),
+            new.profile.clone(),
+            new.request_id.clone().map(Creator::Create),
+            epoch,
+            now,
+        );
         let verdicts = batch::judge(&new.messages, 0, |_| None)?;
         let fresh = batch::fresh(&new.messages, &verdicts);
         Tally::of_all(fresh.iter().map(|(new, _)| &new.message)).admit(&conversation.thread, limits)?;
@@ -107,7 +121,7 @@ impl Conversation {
 
     /// Answers the creation of a thread that exists: as before if it is the same request, else not at all.
     pub(super) fn repeat_creation(&self, new: &NewThread) -> Result<Appended> {
-        if !self.was_created_by(new.request_id.as_ref()) {
+        if !self.was_created_by(new.request_id.clone().map(Creator::Create).as_ref()) {
             return Err(Error::ThreadExists { id: new.id.to_string() });
         }
         let messages = batch::judge_repeat(new, |id| self.ids.find(id))?;
@@ -115,8 +129,8 @@ impl Conversation {
     }
 
     /// Whether the request made this thread.
-    pub(super) fn was_created_by(&self, request: Option<&RequestId>) -> bool {
-        request.is_some() && request == self.created_by.as_ref()
+    pub(super) fn was_created_by(&self, creator: Option<&Creator>) -> bool {
+        creator.is_some() && creator == self.created_by.as_ref()
     }
 
     /// The thread as it is.
@@ -207,7 +221,7 @@ impl Conversation {
         &self,
         at_seq: i64,
         id: ThreadId,
-        created_by: Option<RequestId>,
+        created_by: Option<Creator>,
         epoch: String,
         now: Timestamp,
     ) -> Result<Self> {

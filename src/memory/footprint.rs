@@ -9,11 +9,13 @@ use crate::{
 
 /// What a message costs beside its content: its places in the list and among the instructions, its envelope, and
 /// the allocator's rounding.
-const MESSAGE_OVERHEAD: u64 = 256;
+const MESSAGE_OVERHEAD: u64 = 320;
+/// What a tool call or result costs beside its texts: two strings, each rounded up, in a vector with slack.
+const TOOL_OVERHEAD: usize = 192;
 /// What a remembered message id costs beside its text: a slot in a hash table that is half empty after it grew.
 const ID_OVERHEAD: u64 = 128;
 /// What a thread costs beside its texts: its own fields, its tables while small, its places in the indexes.
-pub(super) const THREAD_OVERHEAD: u64 = 1024;
+pub(super) const THREAD_OVERHEAD: u64 = 2048;
 
 /// A length as the counters have it.
 pub(super) fn bytes(length: usize) -> u64 {
@@ -37,7 +39,7 @@ impl Tally {
     /// Weighs one message.
     pub(super) fn of(message: &Message) -> Self {
         let tools: usize =
-            message.tools.iter().map(|tool| size_of_val(tool) + tool.call_id.len() + tool.name.len()).sum();
+            message.tools.iter().map(|tool| TOOL_OVERHEAD + tool.call_id.len() + tool.name.len()).sum();
         let content = u64::from(message.size).max(bytes(message.payload.len()));
         Self {
             count: 1,

@@ -45,7 +45,7 @@ impl MessageIds {
         let former = std::mem::replace(&mut self.old, std::mem::take(&mut self.present));
         for (id, used) in former {
             if is_stored(used.seq) {
-                self.present.insert(id, used);
+                self.old.insert(id, used);
             } else {
                 self.memory = self.memory.saturating_sub(footprint::of_id(&id));
             }

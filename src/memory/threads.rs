@@ -3,7 +3,7 @@
 use std::{fmt, sync::Mutex};
 
 use super::{
-    conversation::{Bounds, Conversation},
+    conversation::{Bounds, Conversation, Creator},
     lock, not_found,
 };
 use tokio::time::Instant;
@@ -194,16 +194,15 @@ impl<C: Clock> ThreadStore for MemoryThreads<C> {
 
     async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
         self.step(call, |stock, now| {
-            let request = fork.request_id.as_ref();
+            let creator = fork.request_id.clone().map(Creator::Fork);
             if let Some(existing) = stock.find(&fork.id) {
-                if existing.was_created_by(request) {
+                if existing.was_created_by(creator.as_ref()) {
                     return Ok(existing.thread().clone());
                 }
                 return Err(Error::ThreadExists { id: fork.id.to_string() });
             }
             let source = stock.find(&fork.source).ok_or_else(|| not_found(&fork.source))?;
-            let copy =
-                source.fork(fork.at_seq, fork.id.clone(), request.cloned(), fresh_id(&self.clock), now)?;
+            let copy = source.fork(fork.at_seq, fork.id.clone(), creator, fresh_id(&self.clock), now)?;
             let thread = copy.thread().clone();
             stock.insert(copy)?;
             Ok(thread)

@@ -1,10 +1,11 @@
 //! Copies a thread. Source and copy live in different slots, so no script spans both: slices are read pinned to one
 //! version of the source, gathered under keys of their own that expire, and made a thread by one script at the end.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bb8_redis::redis::Value;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
     entry,
@@ -55,6 +56,7 @@ impl RedisThreads {
             Some(request) => format!("fork:{request}"),
             None => format!("fork:{}", fresh_id(&self.redis.clock)),
         };
+        let call = &call.until(Instant::now() + Duration::from_secs(STAGING_TTL));
         if let Some(copy) = self.made_before(call, fork, &request).await? {
             return Ok(copy);
         }
@@ -89,10 +91,10 @@ impl RedisThreads {
         let profile = slice.thread.profile.clone();
         while tally.first_slot + tally.slots <= end {
             let next = tally.first_slot + tally.slots;
-            let read = self.read_slice(call, fork, Some(&slice.thread), next).await?;
+            let read = self.read_slice(call, fork, Some((&slice, end)), next).await?;
             slice = self.stage(call, &staging, read, &mut tally).await?;
         }
-        self.index_before_creation(call, &fork.id, &profile).await?;
+        let call = &self.index_before_creation(call, &fork.id, &profile).await?;
         let mut fields = profile_fields(&profile);
         let mut put = |name, value: String| fields.push((name, value));
         put("epoch", fresh_id(&self.redis.clock));
@@ -111,14 +113,16 @@ impl RedisThreads {
         &self,
         call: &Call,
         fork: &Fork,
-        pinned: Option<&Thread>,
+        pinned: Option<(&Slice, i64)>,
         from: i64,
     ) -> Result<Slice> {
         let keys = self.redis.keys.thread(&fork.source);
-        let (epoch, revision) = pinned.map_or(("", 0), |thread| (thread.epoch.as_str(), thread.revision));
+        let (epoch, edited, to) = pinned.map_or(("", 0, fork.at_seq), |(first, end)| {
+            (first.thread.epoch.as_str(), first.fields.int("edited"), end)
+        });
         let mut reply = self
             .run(call, "fork read", &scripts::FORK_READ, &fork.source, &keys, |script| {
-                script.arg(epoch).arg(revision).arg(from).arg(fork.at_seq).arg(SLICE);
+                script.arg(epoch).arg(edited).arg(from).arg(to).arg(SLICE);
             })
             .await?;
         let expire_time = reply.expiry()?;

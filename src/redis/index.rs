@@ -27,7 +27,7 @@ pub(super) const LAG: Duration = Duration::from_mins(1);
 /// A creation happens within this time of its index entry, or not at all.
 const CREATION: Duration = Duration::from_secs(5);
 /// An entry without thread is removed when it is older than this: no creation can be under way then.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How long an instance sweeps before it must show that it lives.
 const LEASE: Duration = Duration::from_mins(1);
 /// Entries looked at in one round trip.
@@ -43,7 +43,7 @@ impl RedisThreads {
         profile: &Profile,
     ) -> Result<Call> {
         let latest = tokio::time::Instant::now() + CREATION;
-        let call = Call { deadline: Some(call.deadline.map_or(latest, |at| at.min(latest))), ..*call };
+        let call = call.until(latest);
         let expiry = if profile.pinned { "+inf".to_owned() } else { format!("+{}", profile.ttl.as_millis()) };
         let (shard, member) = expiring_entry(&self.redis.keys, id, profile);
         self.write_index(&call, shard, &member, &expiry, "").await?;

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tracing::warn;
 
 use super::{
-    index::{BATCH, LAG},
+    index::{BATCH, GRACE, LAG},
     scripts,
     threads::RedisThreads,
 };
@@ -21,14 +21,16 @@ use crate::{
 const LOOKS: usize = 32;
 
 impl RedisThreads {
-    /// A page of threads, newest activity first. Scores lag by [`LAG`] at most and never lead, so entries are read
+    /// A page of threads, newest activity first. Scores lag by [`LAG`] at most and hardly lead, so entries are read
     /// until none further down can belong before the last of the page.
     pub(super) async fn list_by_activity(&self, call: &Call, query: &ThreadsQuery) -> Result<ThreadsPage> {
+        let call = &self.redis.pool.bounded(call);
         let key = self.redis.keys.owner(&query.owner);
-        let mut highest = query
-            .cursor
-            .as_ref()
-            .map_or_else(|| "+inf".to_owned(), |cursor| cursor.update_time.as_millis().to_string());
+        // A creation that lost a race may have moved an entry ahead of its thread, by less than GRACE.
+        let mut highest = query.cursor.as_ref().map_or_else(
+            || "+inf".to_owned(),
+            |cursor| cursor.update_time.plus(GRACE).as_millis().to_string(),
+        );
         let mut found: Vec<Thread> = Vec::new();
         let mut seen = HashSet::new();
         let mut skip = 0;
@@ -60,8 +62,7 @@ impl RedisThreads {
         Ok(ThreadsPage { threads: found, more })
     }
 
-    /// Looks at a thread that an index names; none if it does not belong into the rest of the list. An entry whose
-    /// thread is gone is removed once no creation can be under way.
+    /// Looks at a thread that an index names; none if it does not belong into the rest of the list.
     async fn look(
         &self,
         call: &Call,
@@ -78,13 +79,13 @@ impl RedisThreads {
                 let is_due = query.cursor.as_ref().is_none_or(|cursor| {
                     order(&thread) > (Reverse(cursor.update_time), Reverse(cursor.id.clone()))
                 });
+                if !is_of_owner {
+                    self.unindex(call, key, member, score).await?;
+                }
                 Ok((is_of_owner && is_due).then_some(thread))
             }
             Err(Error::ThreadNotFound { .. }) => {
-                if self.is_old(score) {
-                    let read = score.to_string();
-                    self.run_plain(call, "unindex", &scripts::REINDEX, key, &[member, &read, ""]).await?;
-                }
+                self.unindex(call, key, member, score).await?;
                 Ok(None)
             }
             Err(error @ Error::Corrupt { .. }) => {
@@ -93,6 +94,17 @@ impl RedisThreads {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl RedisThreads {
+    /// Removes an entry whose thread is not there, or is another owner's, once no creation can be under way.
+    async fn unindex(&self, call: &Call, key: &str, member: &str, score: f64) -> Result<()> {
+        if self.is_old(score) {
+            let read = score.to_string();
+            self.run_plain(call, "unindex", &scripts::REINDEX, key, &[member, &read, ""]).await?;
+        }
+        Ok(())
     }
 }
 

@@ -34,6 +34,8 @@ use crate::{
 const CHECKOUT: Duration = Duration::from_millis(250);
 /// How long after a caller's deadline a write may still begin, by the clock of Redis.
 const LATE: Duration = Duration::from_secs(1);
+/// A connection on which a caller waited in vain for so long is not used again.
+const SUSPECT: Duration = Duration::from_millis(200);
 /// Commands in flight on one connection; further ones wait, so that a slow Redis does not pile up work.
 const IN_FLIGHT: usize = 1024;
 
@@ -44,6 +46,34 @@ pub(super) struct Handle {
     /// Set once anything shows that the connection is dead or on a server that takes no writes. bb8-redis never
     /// reports a connection as broken, and a multiplexed connection does not heal itself.
     broken: Arc<AtomicBool>,
+}
+
+/// While an attempt waits for its reply. Callers give up by dropping the attempt: if it had waited for long, the
+/// connection may be one that swallows everything, and is not used again.
+struct Suspicion {
+    broken: Option<Arc<AtomicBool>>,
+    began: Instant,
+}
+
+impl Suspicion {
+    fn of(handle: &Handle) -> Self {
+        Self { broken: Some(Arc::clone(&handle.broken)), began: Instant::now() }
+    }
+
+    /// The reply came.
+    fn dispel(mut self) {
+        self.broken = None;
+    }
+}
+
+impl Drop for Suspicion {
+    fn drop(&mut self) {
+        if let Some(broken) = self.broken.take()
+            && self.began.elapsed() >= SUSPECT
+        {
+            broken.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// Opens connections as configured.
@@ -197,8 +227,12 @@ impl Pool {
     }
 
     fn bound(&self, call: &Call, now: Instant) -> Instant {
-        let bound = now + self.command_timeout;
-        call.deadline.map_or(bound, |deadline| deadline.min(bound))
+        [call.deadline, call.bound].into_iter().flatten().fold(now + self.command_timeout, Instant::min)
+    }
+
+    /// The call, with this process's own bound on all the commands that it takes together.
+    pub(super) fn bounded(&self, call: &Call) -> Call {
+        call.until(Instant::now() + self.command_timeout)
     }
 
     /// Goes on to another connection when one turns out dead, each of them once and then a new one; tries once more
@@ -218,7 +252,10 @@ impl Pool {
                 // Whether Redis can be reached at all is found out elsewhere, which ends this wait.
                 Err(bb8::RunError::TimedOut) => continue,
             };
-            let error = match attempt(handle.connection).await {
+            let suspicion = Suspicion::of(&handle);
+            let answer = attempt(handle.connection).await;
+            suspicion.dispel();
+            let error = match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };

@@ -24,13 +24,25 @@ const SLACK: usize = 4;
 pub(super) struct ReadArguments<'a> {
     pub(super) renew: bool,
     pub(super) epoch: &'a str,
-    pub(super) revision: i64,
+    /// Revision of the last change that was no append, if it matters.
+    pub(super) edited: Option<i64>,
     pub(super) after: i64,
     pub(super) before: i64,
     pub(super) descending: bool,
     pub(super) limit: usize,
     pub(super) max_tokens: i64,
     pub(super) with_instructions: bool,
+}
+
+/// What was read.
+pub(super) struct Read {
+    pub(super) thread: Thread,
+    /// Seq of the oldest message in the list; instructions that outlived trimming are older.
+    first_listed: i64,
+    /// Revision of the last change that was no append.
+    edited: i64,
+    /// What the script says of messages.
+    pub(super) reply: Reply,
 }
 
 impl RedisThreads {
@@ -41,12 +53,13 @@ impl RedisThreads {
         operation: &'static str,
         id: &ThreadId,
         arguments: ReadArguments<'_>,
-    ) -> Result<(Thread, Reply)> {
+    ) -> Result<Read> {
         let keys = self.redis.keys.thread(id);
         let mut reply = self.run_read(call, operation, id, &keys, arguments).await?;
         let expire_time = reply.expiry()?;
-        let thread = thread_of(&reply.fields()?, id, &keys, expire_time)?;
-        Ok((thread, reply))
+        let fields = reply.fields()?;
+        let thread = thread_of(&fields, id, &keys, expire_time)?;
+        Ok(Read { thread, first_listed: fields.int("first_seq"), edited: fields.int("edited"), reply })
     }
 
     async fn run_read(
@@ -58,7 +71,7 @@ impl RedisThreads {
         arguments: ReadArguments<'_>,
     ) -> Result<Reply> {
         self.run(call, operation, &scripts::READ, id, keys, |script| {
-            script.arg(u8::from(arguments.renew)).arg(arguments.epoch).arg(arguments.revision);
+            script.arg(u8::from(arguments.renew)).arg(arguments.epoch).arg(arguments.edited.unwrap_or(-1));
             script.arg(arguments.after).arg(arguments.before).arg(u8::from(arguments.descending));
             script.arg(arguments.limit).arg(MAX_BATCH_BYTES).arg(arguments.max_tokens);
             script.arg(u8::from(arguments.with_instructions));
@@ -89,13 +102,15 @@ impl RedisThreads {
         };
         let mut tail: Vec<StoredMessage> = Vec::new();
         let mut instructions = Vec::new();
-        let mut seen: Option<Thread> = None;
+        // As the first slice found it; what is appended since is none of this answer.
+        let mut seen: Option<(Thread, i64)> = None;
+        let call = &self.redis.pool.bounded(call);
         loop {
             let before = tail.first().map_or(0, |oldest| oldest.seq);
             let arguments = ReadArguments {
                 renew: query.renew && seen.is_none(),
-                epoch: seen.as_ref().map_or("", |thread| thread.epoch.as_str()),
-                revision: seen.as_ref().map_or(0, |thread| thread.revision),
+                epoch: seen.as_ref().map_or("", |(thread, _)| thread.epoch.as_str()),
+                edited: seen.as_ref().map(|(_, edited)| *edited),
                 before,
                 descending: true,
                 limit: slice,
@@ -103,14 +118,15 @@ impl RedisThreads {
                 with_instructions: seen.is_none(),
                 ..ReadArguments::default()
             };
-            let (thread, mut reply) = match self.read(call, "context", &query.id, arguments).await {
-                // Somebody wrote between two slices: begin again with what is there now.
-                Err(Error::TokenStale) => {
-                    (tail, seen) = (Vec::new(), None);
-                    continue;
-                }
-                other => other?,
-            };
+            let Read { thread, first_listed, edited, mut reply } =
+                match self.read(call, "context", &query.id, arguments).await {
+                    // Somebody changed messages between two slices: begin again with what is there now.
+                    Err(Error::TokenStale) => {
+                        (tail, seen) = (Vec::new(), None);
+                        continue;
+                    }
+                    other => other?,
+                };
             let Messages { messages: mut older, damaged } = reply.messages(&messages_key)?;
             let more = reply.flag()?;
             if seen.is_none() {
@@ -125,10 +141,11 @@ impl RedisThreads {
                     messages: &tail,
                     instructions: &instructions,
                     is_whole: !more && damaged.is_none(),
-                    head_was_cut: tail.first().is_some_and(|oldest| oldest.seq > 1),
+                    head_was_cut: first_listed > 1,
                 },
                 budget,
             );
+            let (thread, edited) = seen.take().unwrap_or((thread, edited));
             if let Some(messages) = choice {
                 return Ok(Context { thread, messages });
             }
@@ -136,7 +153,7 @@ impl RedisThreads {
             if let Some(damaged) = damaged {
                 return Err(damaged);
             }
-            seen = Some(thread);
+            seen = Some((thread, edited));
             slice = slice.saturating_mul(2);
         }
     }

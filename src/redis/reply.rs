@@ -82,8 +82,7 @@ impl Reply {
         serde_json::from_slice(&self.bytes()?).map(Fields).map_err(|error| Error::Internal(error.into()))
     }
 
-    /// The next value as messages, each a seq and an entry. Ends before the first damaged one, with its error if it
-    /// is the very first; `key` names the list.
+    /// The next value as messages, each a seq and an entry. Ends before the first damaged one; `key` names the list.
     pub(super) fn messages(&mut self, key: &str) -> Result<Messages> {
         let mut list = self.list()?;
         let mut messages = Vec::with_capacity(list.len() / 2);

@@ -4,7 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{Redis, entry, keys::ThreadKeys, read::ReadArguments, reply::Fields, scripts};
+use super::{
+    Redis, entry,
+    keys::ThreadKeys,
+    read::{Read, ReadArguments},
+    reply::Fields,
+    scripts,
+};
 use crate::{
     call::{Answer, Call},
     clock::{Timestamp, fresh_id},
@@ -36,6 +42,15 @@ enum Mode<'a> {
     Ensure(&'a Profile),
     /// It must not be there, unless the same request made it.
     Create(&'a Profile, &'a str),
+    /// It must be there, and the same request must have made it.
+    Repeat(&'a str),
+}
+
+/// What must hold of a thread that is appended to.
+#[derive(Clone, Copy, Default)]
+struct Conditions<'a> {
+    owner: Option<&'a Owner>,
+    etag: Option<&'a str>,
 }
 
 /// What an append says about the index on top.
@@ -56,14 +71,15 @@ impl RedisThreads {
         id: &ThreadId,
         messages: &[NewMessage],
         mode: Mode<'_>,
-        conditions: (Option<&Owner>, Option<&str>),
+        conditions: Conditions<'_>,
     ) -> Result<Outcome> {
         let keys = self.redis.keys.thread(id);
-        let (owner, etag) = conditions;
+        let Conditions { owner, etag } = conditions;
         let (word, profile, request) = match mode {
             Mode::Append => ("append", None, ""),
             Mode::Ensure(profile) => ("ensure", Some(profile), ""),
             Mode::Create(profile, request) => ("create", Some(profile), request),
+            Mode::Repeat(request) => ("repeat", None, request),
         };
         let fields = profile.map_or_else(Vec::new, |profile| {
             let mut fields = profile_fields(profile);
@@ -113,19 +129,27 @@ impl ThreadStore for RedisThreads {
     async fn create(&self, call: &Call, new: &NewThread) -> Result<Answer<Appended>> {
         // A request id of our own makes our own retry safe.
         let request = match &new.request_id {
-            Some(request) => request.to_string(),
-            None => fresh_id(&self.redis.clock),
+            Some(request) => format!("create:{request}"),
+            None => format!("create:{}", fresh_id(&self.redis.clock)),
         };
-        let call = &self.index_before_creation(call, &new.id, &new.profile).await?;
-        let mode = Mode::Create(&new.profile, &request);
-        let outcome = self.append_as(call, &new.id, &new.messages, mode, (None, None)).await?;
+        // Only a thread that is not there is indexed before it is made.
+        let none = Conditions::default();
+        let repeated = self.append_as(call, &new.id, &new.messages, Mode::Repeat(&request), none).await;
+        let outcome = match repeated {
+            Err(Error::ThreadNotFound { .. }) => {
+                let call = &self.index_before_creation(call, &new.id, &new.profile).await?;
+                let mode = Mode::Create(&new.profile, &request);
+                self.append_as(call, &new.id, &new.messages, mode, none).await?
+            }
+            other => other?,
+        };
         Ok(Answer::shared(outcome.appended))
     }
 
     async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
         let arguments = ReadArguments { renew, ..ReadArguments::default() };
-        let (thread, _) = self.read(call, "get", id, arguments).await?;
-        Ok(Answer::shared(thread))
+        let read = self.read(call, "get", id, arguments).await?;
+        Ok(Answer::shared(read.thread))
     }
 
     async fn list(&self, call: &Call, query: &ThreadsQuery) -> Result<Answer<ThreadsPage>> {
@@ -168,7 +192,7 @@ impl ThreadStore for RedisThreads {
     }
 
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
-        let conditions = (append.owner.as_ref(), append.etag.as_deref());
+        let conditions = Conditions { owner: append.owner.as_ref(), etag: append.etag.as_deref() };
         let first = self.append_as(call, &append.id, &append.messages, Mode::Append, conditions).await;
         let outcome = match (first, append.create) {
             (Err(Error::ThreadNotFound { .. }), Some(ttl)) if append.etag.is_none() => {
@@ -203,7 +227,7 @@ impl ThreadStore for RedisThreads {
             limit: query.limit,
             ..ReadArguments::default()
         };
-        let (thread, mut reply) = self.read(call, "messages", &query.id, arguments).await?;
+        let Read { thread, mut reply, .. } = self.read(call, "messages", &query.id, arguments).await?;
         let read = reply.messages(&self.redis.keys.thread(&query.id)[1])?;
         let more = reply.flag()?;
         let (messages, more) = match read.damaged {
@@ -221,6 +245,7 @@ impl ThreadStore for RedisThreads {
 
     async fn update_message(&self, call: &Call, update: &MessageUpdate) -> Result<Answer<UpdatedMessage>> {
         let keys = self.redis.keys.thread(&update.id);
+        let call = &self.redis.pool.bounded(call);
         let etag = update.guard.etag.as_deref().unwrap_or_default();
         let request = self.request("message", &update.guard);
         for attempt in 0..UPDATE_ATTEMPTS {

@@ -1,6 +1,7 @@
 -- Appends messages, all or none; creates the thread if it may.
 --
--- ARGV  2 mode: append (to what is there), ensure (create if there is none), create (fail if there is one)
+-- ARGV  2 mode: append (to what is there), ensure (create if there is none), create (fail if there is one), repeat
+--         (as create, but create nothing)
 --       3 etag, empty for any  4 owner, empty for any  5 most messages  6 most bytes in a thread
 --       7 most instructions kept  8 most bytes of them  9 ids remembered at least  10 the creation's request id
 --       11 number of the following arguments that are the new thread's fields and values
@@ -19,18 +20,18 @@ if corrupt then return corrupt end
 local existed = t ~= nil
 local repeated = false
 if existed then
-  if mode == 'create' then
+  if mode == 'create' or mode == 'repeat' then
     if ARGV[10] == '' or t.create_request ~= ARGV[10] then return {'EXISTS', NOW} end
     repeated = true
   elseif owner ~= '' and owner ~= (t.owner or '') then
     return {'OWNER', NOW}
   end
 else
-  if mode == 'append' or given_etag ~= '' then return {'ABSENT', NOW} end
+  if mode == 'append' or mode == 'repeat' or given_etag ~= '' then return {'ABSENT', NOW} end
   if mode == 'ensure' and redis.call('EXISTS', TOMBSTONE) == 1 then return {'DELETED', NOW} end
   t = {
     revision = 0, first_seq = 1, last_seq = 0, count = 0, tokens = 0, bytes = 0, system_bytes = 0, kept = 0,
-    kept_first = 0, kept_bytes = 0, created = NOW, updated = NOW, indexed = NOW,
+    kept_first = 0, kept_bytes = 0, edited = 0, created = NOW, updated = NOW, indexed = NOW,
   }
   for i = 12, FIRST - 1, 2 do t[ARGV[i]] = ARGV[i + 1] end
   for _, name in ipairs({'ttl', 'pinned', 'trim_messages'}) do t[name] = tonumber(t[name]) end
@@ -110,6 +111,7 @@ if #fresh > 0 then
   t.bytes = t.bytes + new_bytes
 end
 
+local oldest = t.first_seq
 -- The newest message always stays; instructions that outlived trimming do not count.
 while t.first_seq < t.last_seq
   and ((t.trim_messages > 0 and t.count - t.kept > t.trim_messages)
@@ -117,6 +119,7 @@ while t.first_seq < t.last_seq
   drop_oldest(t)
 end
 drop_leading_holes(t)
+if t.first_seq ~= oldest then t.edited = t.revision + 1 end
 
 -- Ids are remembered for two generations. Those of messages that are still stored are carried over: of instructions
 -- that outlived trimming, and of the oldest messages where truncated tails filled a generation.

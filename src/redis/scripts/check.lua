@@ -6,7 +6,7 @@ local t, corrupt = read_thread()
 if corrupt then return corrupt end
 if not t then
   -- Without the thread its other keys are nobody's.
-  local left = redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD)
+  redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD)
   return {'OK', NOW, 0, 0, 0, 0}
 end
 local repaired = 0

@@ -14,7 +14,7 @@ if redis.call('LLEN', KEYS[7]) ~= tonumber(ARGV[2]) then return {'LOST', NOW} en
 local has_system = redis.call('EXISTS', KEYS[8]) == 1
 local has_ids = redis.call('EXISTS', KEYS[9]) == 1
 
-redis.call('HSET', THREAD, 'created', NOW, 'updated', NOW, 'indexed', NOW, unpack(ARGV, 4))
+redis.call('HSET', THREAD, 'created', NOW, 'updated', NOW, 'indexed', NOW, 'edited', 0, unpack(ARGV, 4))
 redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD)
 if tonumber(ARGV[2]) > 0 then redis.call('RENAME', KEYS[7], MESSAGES) end
 if has_system then redis.call('RENAME', KEYS[8], SYSTEM) end

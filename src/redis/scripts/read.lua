@@ -1,10 +1,10 @@
 -- Reads a thread and, if asked, some of its messages.
 --
--- ARGV  2 renew (0, 1)  3 epoch that must be the thread's, empty for any  4 revision that must be, 0 for any
+-- ARGV  2 renew (0, 1)  3 epoch that must be the thread's, empty for any  4 revision of the last change that was no append, -1 for any
 --       5 after seq  6 before seq, 0 for none  7 descending (0, 1)  8 most messages, 0 for none at all
 --       9 most bytes  10 most tokens, 0 for no limit  11 instructions too (0, 1)
 -- OK    expiry, thread, {seq, entry, …} in the order asked for, whether more follow, {seq, instruction, …}
--- else  ABSENT, STALE (another epoch or revision), RANGE field last_seq, CORRUPT key
+-- else  ABSENT, STALE (another epoch or change), RANGE field last_seq, CORRUPT key
 local after, before = tonumber(ARGV[5]), tonumber(ARGV[6])
 local descending, limit = ARGV[7] == '1', tonumber(ARGV[8])
 local max_bytes, max_tokens = tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -13,7 +13,7 @@ local t, corrupt = read_thread()
 if corrupt then return corrupt end
 if not t then return {'ABSENT', NOW} end
 if ARGV[3] ~= '' and ARGV[3] ~= t.epoch then return {'STALE', NOW} end
-if ARGV[4] ~= '0' and tonumber(ARGV[4]) ~= t.revision then return {'STALE', NOW} end
+if ARGV[4] ~= '-1' and tonumber(ARGV[4]) ~= t.edited then return {'STALE', NOW} end
 if after > t.last_seq then return {'RANGE', NOW, 'after_seq', t.last_seq} end
 if before > t.last_seq + 1 then return {'RANGE', NOW, 'before_seq', t.last_seq} end
 
@@ -55,13 +55,11 @@ local function take_kept()
   return true
 end
 
--- Reads the list in slices of about 256 KiB, and of few more than may still be taken.
+-- Reads few at a time: messages differ in size, up to 2 MiB.
 local function take_listed()
-  local most = 64
-  if t.count > 0 then most = math.max(1, math.min(256, math.floor(262144 * t.count / (t.bytes + 1)))) end
+  local slice = 32
   local from, to = math.max(low, t.first_seq), high
   while from <= to do
-    local slice = math.min(most, math.max(16, limit - n + 1))
     local a, b = from, math.min(to, from + slice - 1)
     if descending then a, b = math.max(from, to - slice + 1), to end
     local entries = redis.call('LRANGE', MESSAGES, a - t.first_seq, b - t.first_seq)

@@ -35,6 +35,7 @@ if instruction then
   if not listed then t.kept_bytes = t.kept_bytes + growth end
 end
 t.revision = t.revision + 1
+t.edited = t.revision
 t.updated = NOW
 remember_request(t, ARGV[3])
 redis.call('HSET', THREAD, 'requests', t.requests or ' ')

@@ -16,32 +16,40 @@ if tonumber(ARGV[1]) > 0 and NOW > tonumber(ARGV[1]) then return {'LATE', NOW} e
 
 local NUMBERS = {
   'revision', 'first_seq', 'last_seq', 'count', 'tokens', 'bytes', 'system_bytes', 'kept', 'kept_first',
-  'kept_bytes', 'ttl', 'pinned', 'trim_messages', 'created', 'updated', 'indexed',
+  'kept_bytes', 'edited', 'ttl', 'pinned', 'trim_messages', 'created', 'updated', 'indexed',
 }
 
 -- Reads the thread as a table; nil if there is none. Touches every key, so that a wrong type fails before any write.
 local function read_thread()
   local flat = redis.call('HGETALL', THREAD)
   local listed = redis.call('LLEN', MESSAGES)
-  redis.call('HLEN', SYSTEM)
-  redis.call('HLEN', IDS)
-  redis.call('HLEN', IDS_OLD)
+  local instructions = redis.call('HLEN', SYSTEM)
+  local known = redis.call('HLEN', IDS) + redis.call('HLEN', IDS_OLD)
   redis.call('STRLEN', TOMBSTONE)
   if #flat == 0 then return nil end
   local t = {}
   for i = 1, #flat, 2 do t[flat[i]] = flat[i + 1] end
   for _, name in ipairs(NUMBERS) do
     t[name] = tonumber(t[name])
-    if not t[name] then return nil, {'CORRUPT', NOW, THREAD} end
+    -- Not a number, not whole, or beyond what is whole in a double: infinities are numbers, too.
+    local n = t[name]
+    if not n or n ~= math.floor(n) or math.abs(n) > 9007199254740992 then return nil, {'CORRUPT', NOW, THREAD} end
   end
   -- Stays a text: a caller's number may be larger than Lua's are exact.
   if not tonumber(t.trim_bytes) or not t.epoch then return nil, {'CORRUPT', NOW, THREAD} end
+  -- An eviction takes whole keys.
   if listed ~= t.last_seq - t.first_seq + 1 then return nil, {'CORRUPT', NOW, MESSAGES} end
+  if instructions < t.kept then return nil, {'CORRUPT', NOW, SYSTEM} end
+  if known < t.count then return nil, {'CORRUPT', NOW, IDS} end
   return t
 end
 
 -- A thread as one reply: texts and whole numbers alone, which JSON keeps. As a list it would cost a third of an append.
-local function describe(t) return cjson.encode(t) end
+-- JSON here writes 14 digits, which a sum may exceed.
+local function describe(t)
+  t.tokens, t.bytes = string.format('%.0f', t.tokens), string.format('%.0f', t.bytes)
+  return cjson.encode(t)
+end
 
 local function etag(t) return '"' .. t.epoch .. '-' .. t.revision .. '"' end
 
@@ -96,11 +104,12 @@ local function remember_request(t, request)
   t.requests = kept
 end
 
--- Writes the fields that most writes change.
+-- Writes the fields that most writes change. `edited` is the revision that last did more than append.
 local function save(t)
   redis.call('HSET', THREAD, 'revision', t.revision, 'first_seq', t.first_seq, 'last_seq', t.last_seq,
     'count', t.count, 'tokens', t.tokens, 'bytes', t.bytes, 'system_bytes', t.system_bytes, 'kept', t.kept,
-    'kept_first', t.kept_first, 'kept_bytes', t.kept_bytes, 'updated', t.updated, 'indexed', t.indexed)
+    'kept_first', t.kept_first, 'kept_bytes', t.kept_bytes, 'edited', t.edited, 'updated', t.updated,
+    'indexed', t.indexed)
 end
 
 -- Accounts for an entry that left the list; one that is kept as an instruction stays stored.

@@ -127,6 +127,7 @@ kept, kept_tokens, t.kept_bytes, t.kept_first = add_up_kept(left)
 t.kept = kept
 t.count, t.tokens, t.bytes = count + kept, tokens + kept_tokens, bytes + t.kept_bytes
 t.revision = t.revision + 1
+t.edited = t.revision
 t.updated = NOW
 remember_request(t, ARGV[3])
 redis.call('HSET', THREAD, 'requests', t.requests or ' ')
