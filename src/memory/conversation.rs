@@ -44,9 +44,9 @@ enum Kind {
 /// Which request made a thread; the same id in a request of the other kind is another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Creator {
-    /// CreateThread.
+    /// A creation.
     Create(RequestId),
-    /// ForkThread.
+    /// A fork.
     Fork(RequestId),
 }
 

@@ -20,6 +20,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{refuses_writes, to_error};
@@ -46,6 +47,24 @@ pub(super) struct Handle {
     /// Set once anything shows that the connection is dead or on a server that takes no writes. bb8-redis never
     /// reports a connection as broken, and a multiplexed connection does not heal itself.
     broken: Arc<AtomicBool>,
+    /// Cancelled once the connection is lost.
+    lost: CancellationToken,
+}
+
+impl Handle {
+    /// Runs one operation, at most until the connection is lost. A request that is handed over in the very moment of
+    /// the loss may else get neither an answer nor an error, and wait for its bound.
+    async fn run<T, F, Fut>(&self, attempt: F) -> RedisResult<T>
+    where
+        F: FnOnce(MultiplexedConnection) -> Fut,
+        Fut: Future<Output = RedisResult<T>>,
+    {
+        tokio::select! {
+            biased;
+            reply = attempt(self.connection.clone()) => reply,
+            () = self.lost.cancelled() => Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
+        }
+    }
 }
 
 /// While an attempt waits for its reply. Callers give up by dropping the attempt: if it had waited for long, the
@@ -123,15 +142,17 @@ impl Dialer {
 
     async fn dial(&self) -> RedisResult<Handle> {
         let broken = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&broken);
+        let lost = CancellationToken::new();
+        let (flag, ended) = (Arc::clone(&broken), lost.clone());
         let config = self.config.clone().set_push_sender(move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
                 flag.store(true, Ordering::Release);
+                ended.cancel();
             }
             Ok::<_, std::convert::Infallible>(())
         });
         let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Handle { connection, broken })
+        Ok(Handle { connection, broken, lost })
     }
 }
 
@@ -253,7 +274,7 @@ impl Pool {
                 Err(bb8::RunError::TimedOut) => continue,
             };
             let suspicion = Suspicion::of(&handle);
-            let answer = attempt(handle.connection).await;
+            let answer = handle.run(&attempt).await;
             suspicion.dispel();
             let error = match answer {
                 Ok(value) => return Ok(value),
@@ -282,13 +303,13 @@ impl Pool {
         let probe = async {
             if let Some(handle) = kept.take()
                 && !handle.broken.load(Ordering::Acquire)
-                && let Ok(value) = attempt(handle.connection.clone()).await
+                && let Ok(value) = handle.run(&attempt).await
             {
                 return Ok((handle, value));
             }
             let anew = async || {
                 let handle = self.prober.dial().await?;
-                let value = attempt(handle.connection.clone()).await?;
+                let value = handle.run(&attempt).await?;
                 Ok((handle, value))
             };
             match anew().await {

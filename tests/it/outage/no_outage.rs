@@ -50,11 +50,7 @@ async fn a_slow_command_is_waited_for_when_the_probe_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_connections_fail_no_call() {
-    let on = BehindProxy::start_with(
-        RedisOptions::tcp(),
-        FusewireOptions::unix_socket().var("RUST_LOG", "fusewire=debug"),
-    )
-    .await;
+    let on = BehindProxy::start().await;
     let raw = on.redis.raw().await;
     on.threads().create("t").await;
     let mut writers = JoinSet::new();
