@@ -54,17 +54,19 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         P: Fn() -> F,
         F: Future<Output = Result<()>>,
     {
-        let on_return = || {
-            let lost = self.copies.release();
-            if lost.messages > 0 || lost.threads > 0 {
-                warn!(
-                    threads = lost.threads,
-                    messages = lost.messages,
-                    "writes accepted by local memory in the outage are not merged and are given up"
-                );
-            }
-        };
-        self.reachability.run(token, probe, on_return).await;
+        self.reachability.run(token, probe, || self.give_up_unmerged()).await;
+    }
+
+    /// Gives up what only memory has accepted, since the shared store serves again, and says how much that was.
+    fn give_up_unmerged(&self) {
+        let lost = self.copies.release();
+        if lost.messages > 0 || lost.threads > 0 {
+            warn!(
+                threads = lost.threads,
+                messages = lost.messages,
+                "writes accepted by local memory in the outage are not merged and are given up"
+            );
+        }
     }
 
     /// Asks the shared store, or memory if that is unreachable; memory learns from what the shared store says, also
@@ -77,7 +79,14 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         learn: impl FnOnce(&C, &T),
     ) -> Result<Answer<T>> {
         match self.reachability.guard(shared).await {
-            Guarded::Lost => local.await,
+            Guarded::Lost => {
+                let answer = local.await;
+                // The shared store may have come back while memory accepted this.
+                if self.reachability.is_reachable() {
+                    self.give_up_unmerged();
+                }
+                answer
+            }
             Guarded::Answered(Ok(answer)) => {
                 learn(&self.copies, &answer.value);
                 Ok(answer)

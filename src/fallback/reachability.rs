@@ -55,6 +55,11 @@ impl Reachability {
         Self { state: watch::Sender::new(judge(found)), doubt: Notify::new(), silence }
     }
 
+    /// Whether calls go to Redis at the moment.
+    pub fn is_reachable(&self) -> bool {
+        matches!(*self.state.borrow(), State::Reachable)
+    }
+
     /// Watches the state.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()
@@ -106,7 +111,7 @@ impl Reachability {
     }
 
     /// Probes for ever: by the clock while all is well, at once when a call has doubts, with growing pauses in an
-    /// outage. Logs each change once and tells `on_return` before calls go to Redis again.
+    /// outage. Logs each change once and tells `on_return` when calls go to Redis again.
     pub async fn run<P, F>(&self, token: CancellationToken, probe: P, on_return: impl Fn())
     where
         P: Fn() -> F,
@@ -161,12 +166,15 @@ impl Reachability {
                 warn!(%error, "redis is unreachable: serving from local memory");
             }
             (State::Unreachable | State::Misconfigured(_), State::Reachable, _) => {
-                on_return();
                 info!("redis is reachable again: serving from redis");
             }
             _ => return,
         }
+        let has_returned = matches!(next, State::Reachable);
         self.state.send_replace(next);
+        if has_returned {
+            on_return();
+        }
     }
 }
 

@@ -101,7 +101,8 @@ impl fmt::Display for Endpoint {
                 f.write_str(if *tls { "rediss://" } else { "redis://" })?;
                 match (user, &self.password) {
                     (Some(user), Some(password)) => write!(f, "{user}:{password}@")?,
-                    (None, Some(password)) => write!(f, ":{password}@")?,
+                    // A password alone is that of the default user.
+                    (None, Some(password)) => write!(f, "default:{password}@")?,
                     (Some(user), None) => write!(f, "{user}@")?,
                     (None, None) => {}
                 }
@@ -260,7 +261,7 @@ mod tests {
         for (url, shown) in [
             ("redis://host", "redis://host:6379/0"),
             ("redis://host/", "redis://host:6379/0"),
-            ("redis://:pw@host", "redis://:***@host:6379/0"),
+            ("redis://:pw@host", "redis://default:***@host:6379/0"),
             ("redis://user:pw@host:7000/3", "redis://user:***@host:7000/3"),
             ("redis://user@host", "redis://user@host:6379/0"),
             ("redis://host/2147483647", "redis://host:6379/2147483647"),

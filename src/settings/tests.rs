@@ -251,7 +251,7 @@ fn dotenv_takes_quotes_exports_comments_and_a_byte_order_mark() {
     let text = "\u{feff}export REDIS_HOST=cache # note\nREDIS_PASSWORD='p$a#s s'\nOTHER=\"x\"\n";
     assert_eq!(
         sources().dotenv(text).address(),
-        ("redis://:***@cache:6379/0".into(), Some("p$a#s s".into()))
+        ("redis://default:***@cache:6379/0".into(), Some("p$a#s s".into()))
     );
 }
 
@@ -294,7 +294,7 @@ fn print_config_shows_every_setting_with_its_source() {
 fn print_config_shows_the_address_built_from_parts() {
     let printed = sources().env("REDIS_HOST", "h").env("REDIS_PASSWORD", SECRET).printed();
     for line in [
-        "redis.url = \"redis://:***@h:6379/0\"  # built from host, port, db, username, password",
+        "redis.url = \"redis://default:***@h:6379/0\"  # built from host, port, db, username, password",
         "redis.password = \"***\"  # environment REDIS_PASSWORD",
     ] {
         assert!(printed.contains(line), "{line} in {printed}");

@@ -13,7 +13,6 @@ use super::SOON;
 use crate::support::{
     behind_proxy::BehindProxy,
     eventually::eventually,
-    fusewire::FusewireOptions,
     redis_options::RedisOptions,
     threads::{appending, assert_refused, numbered, user},
 };
@@ -21,13 +20,13 @@ use crate::support::{
 #[tokio::test]
 async fn a_slow_command_is_waited_for_when_the_probe_is_answered() {
     let redis = RedisOptions::tcp().config("enable-debug-command", "yes");
-    let on = BehindProxy::start_with(redis, FusewireOptions::unix_socket()).await;
+    let on = BehindProxy::start_patient(redis).await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
     threads.create("t").await;
     let sleeping = AtomicBool::new(true);
     let sleep = async {
-        // Long enough to raise a doubt, with time left until the verdict at 200 ms.
-        raw.run(&["DEBUG", "SLEEP", "0.13"]).await;
+        // Long enough to raise a doubt, which comes after 1 s, with time left until the verdict after 2 s.
+        raw.run(&["DEBUG", "SLEEP", "1.3"]).await;
         sleeping.store(false, Ordering::Relaxed);
     };
     let calls = async {
@@ -44,13 +43,13 @@ async fn a_slow_command_is_waited_for_when_the_probe_is_answered() {
     let ((), slowest) = tokio::join!(sleep, calls);
     eprintln!("the call that met the sleep took {slowest:?}");
     // Longer than what raises a doubt: else this shows nothing.
-    assert!(slowest.as_millis() > 100, "{slowest:?}");
+    assert!(slowest.as_millis() > 1000, "{slowest:?}");
     on.assert_told(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_connections_fail_no_call() {
-    let on = BehindProxy::start().await;
+    let on = BehindProxy::start_patient(RedisOptions::tcp()).await;
     let raw = on.redis.raw().await;
     on.threads().create("t").await;
     let mut writers = JoinSet::new();
@@ -83,7 +82,7 @@ async fn killed_connections_fail_no_call() {
 
 #[tokio::test]
 async fn idle_connections_that_were_killed_are_not_noticed_by_callers() {
-    let on = BehindProxy::start().await;
+    let on = BehindProxy::start_patient(RedisOptions::tcp()).await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
     threads.create("t").await;
     for n in 0..20 {
@@ -95,7 +94,7 @@ async fn idle_connections_that_were_killed_are_not_noticed_by_callers() {
 
 #[tokio::test]
 async fn a_redis_at_its_maxmemory_refuses_writes_and_goes_on() {
-    let on = BehindProxy::start().await;
+    let on = BehindProxy::start_patient(RedisOptions::tcp()).await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
     threads.create("t").await;
     threads.append("t", numbered(1, 2)).await;
@@ -114,7 +113,7 @@ async fn a_redis_at_its_maxmemory_refuses_writes_and_goes_on() {
 
 #[tokio::test]
 async fn a_slow_network_is_waited_for() {
-    let on = BehindProxy::start().await;
+    let on = BehindProxy::start_patient(RedisOptions::tcp()).await;
     let threads = on.threads();
     threads.create("t").await;
     let delay = Duration::from_millis(20);
@@ -129,7 +128,7 @@ async fn a_slow_network_is_waited_for() {
 
 #[tokio::test]
 async fn calls_open_no_connections() {
-    let on = BehindProxy::start().await;
+    let on = BehindProxy::start_patient(RedisOptions::tcp()).await;
     let threads = on.threads();
     threads.create("t").await;
     // The pool fills itself behind the first calls: as many as are configured, and the probe's own.
@@ -142,7 +141,7 @@ async fn calls_open_no_connections() {
 
 #[tokio::test]
 async fn forgotten_scripts_are_sent_again() {
-    let on = BehindProxy::start().await;
+    let on = BehindProxy::start_patient(RedisOptions::tcp()).await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
     threads.create("t").await;
     for n in 1..=3 {
