@@ -20,7 +20,8 @@
 //! ```
 //!
 //! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
-//! `redis` and `memory` import `threads` and never each other; `threads` imports only `error`, `clock` and `call`.
+//! `redis` and `memory` import `threads` and never each other (`redis` its part of `settings`, too); `threads` imports only
+//! `error`, `clock` and `call`.
 //! Generated types appear only inside `grpc`, the redis crate only inside `redis`.
 //!
 //! # The path of one request

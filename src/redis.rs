@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod entry;
+mod fields;
 mod fork;
 mod index;
 mod keys;

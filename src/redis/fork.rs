@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::{
     entry,
-    reply::{Fields, Reply},
+    fields::{Fields, profile_fields},
+    reply::Reply,
     scripts,
-    threads::{RedisThreads, profile_fields, thread_of},
+    threads::RedisThreads,
 };
 use crate::{
     call::Call,
@@ -74,7 +75,7 @@ impl RedisThreads {
         let keys = self.redis.keys.thread(&fork.id);
         match self.read_fields(call, &fork.id).await {
             Ok((fields, expire_time)) if fields.text("create_request") == Some(request) => {
-                thread_of(&fields, &fork.id, &keys, expire_time).map(Some)
+                fields.thread(&fork.id, &keys[0], expire_time).map(Some)
             }
             Ok(_) => Err(Error::ThreadExists { id: fork.id.to_string() }),
             Err(Error::ThreadNotFound { .. }) => Ok(None),
@@ -127,7 +128,7 @@ impl RedisThreads {
             .await?;
         let expire_time = reply.expiry()?;
         let fields = reply.fields()?;
-        let thread = thread_of(&fields, &fork.source, &keys, expire_time)?;
+        let thread = fields.thread(&fork.source, &keys[0], expire_time)?;
         let from = reply.int()?;
         let (mut slots, mut ids, mut system) = (reply.list()?, reply.list()?, reply.list()?);
         let mut instructions = Vec::new();
@@ -214,7 +215,7 @@ impl RedisThreads {
             })
             .await?;
         let expire_time = reply.expiry()?;
-        thread_of(&reply.fields()?, &fork.id, &thread_keys, expire_time)
+        reply.fields()?.thread(&fork.id, &thread_keys[0], expire_time)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Reads of a thread: its fields, pages of its messages, and what a model's window takes.
 
 use super::{
+    fields::Fields,
     keys::ThreadKeys,
-    reply::{Fields, Messages, Reply},
+    reply::{Messages, Reply},
     scripts,
-    threads::{RedisThreads, thread_of},
+    threads::RedisThreads,
 };
 use crate::{
     call::Call,
@@ -58,7 +59,7 @@ impl RedisThreads {
         let mut reply = self.run_read(call, operation, id, &keys, arguments).await?;
         let expire_time = reply.expiry()?;
         let fields = reply.fields()?;
-        let thread = thread_of(&fields, id, &keys, expire_time)?;
+        let thread = fields.thread(id, &keys[0], expire_time)?;
         Ok(Read { thread, first_listed: fields.int("first_seq"), edited: fields.int("edited"), reply })
     }
 

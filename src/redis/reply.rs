@@ -1,15 +1,13 @@
 //! Reads what the scripts answer.
 
-use std::collections::HashMap;
-
 use bb8_redis::redis::Value;
 use bytes::Bytes;
 
-use super::entry;
+use super::{entry, fields::Fields};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
-    threads::{Owner, Parent, Profile, StoredMessage, Thread, ThreadId, Trim, Ttl},
+    threads::StoredMessage,
 };
 
 /// The values of an answer, in order.
@@ -79,7 +77,7 @@ impl Reply {
 
     /// The next value as a thread's fields.
     pub(super) fn fields(&mut self) -> Result<Fields> {
-        serde_json::from_slice(&self.bytes()?).map(Fields).map_err(|error| Error::Internal(error.into()))
+        serde_json::from_slice(&self.bytes()?).map_err(|error| Error::Internal(error.into()))
     }
 
     /// The next value as messages, each a seq and an entry. Ends before the first damaged one; `key` names the list.
@@ -111,67 +109,6 @@ impl Messages {
     /// The messages, if none is damaged.
     pub(super) fn whole(self) -> Result<Vec<StoredMessage>> {
         self.damaged.map_or(Ok(self.messages), Err)
-    }
-}
-
-/// A thread's hash.
-#[derive(Debug)]
-pub(super) struct Fields(HashMap<String, serde_json::Value>);
-
-impl Fields {
-    /// A field's text, if it is there.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name)?.as_str()
-    }
-
-    /// A field's number; the scripts have checked that it is one.
-    pub(super) fn int(&self, name: &str) -> i64 {
-        let number = self.0.get(name).and_then(|value| match value {
-            serde_json::Value::Number(number) => number.as_i64(),
-            serde_json::Value::String(text) => text.parse().ok(),
-            _ => None,
-        });
-        number.unwrap_or_default()
-    }
-
-    /// Makes the thread; `key` is named when a field is damaged.
-    pub(super) fn thread(&self, id: &ThreadId, key: &str, expire_time: Option<Timestamp>) -> Result<Thread> {
-        let damaged = || Error::Corrupt { key: key.to_owned(), seq: 0 };
-        let text = |name: &str| self.text(name).unwrap_or_default().to_owned();
-        let filled = |name: &str| self.text(name).filter(|text| !text.is_empty());
-        let owner = filled("owner").map(|owner| Owner::parse("owner", owner)).transpose();
-        let parent_id = filled("parent").map(|id| ThreadId::parse("parent", id)).transpose();
-        let ttl = u64::try_from(self.int("ttl")).map_err(|_| damaged())?;
-        let count = self.int("count");
-        Ok(Thread {
-            id: id.clone(),
-            profile: Profile {
-                owner: owner.map_err(|_| damaged())?,
-                title: text("title"),
-                labels: serde_json::from_str(self.text("labels").unwrap_or("{}")).map_err(|_| damaged())?,
-                ttl: Ttl::new("ttl", std::time::Duration::from_millis(ttl)).map_err(|_| damaged())?,
-                pinned: self.int("pinned") == 1,
-                trim: Trim { max_messages: self.int("trim_messages"), max_bytes: self.int("trim_bytes") },
-            },
-            epoch: text("epoch"),
-            revision: self.int("revision"),
-            message_count: count,
-            first_seq: match (count, self.int("kept")) {
-                (0, _) => 0,
-                (_, 0) => self.int("first_seq"),
-                _ => self.int("kept_first"),
-            },
-            last_seq: self.int("last_seq"),
-            token_count: self.int("tokens"),
-            size_bytes: self.int("bytes"),
-            parent: parent_id
-                .map_err(|_| damaged())?
-                .map(|thread_id| Parent { thread_id, seq: self.int("parent_seq") }),
-            create_time: Timestamp::from_millis(self.int("created")),
-            update_time: Timestamp::from_millis(self.int("updated")),
-            expire_time,
-            local: false,
-        })
     }
 }
 

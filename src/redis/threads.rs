@@ -1,19 +1,18 @@
 //! Threads in Redis: one script an operation.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::{
     Redis, entry,
-    keys::ThreadKeys,
+    fields::{change_fields, default_profile, profile_fields},
     read::{Read, ReadArguments},
-    reply::Fields,
     scripts,
 };
 use crate::{
     call::{Answer, Call},
-    clock::{Timestamp, fresh_id},
+    clock::fresh_id,
     error::{Error, Result},
     threads::{
         Append, Appended, AppendedMessage, Context, ContextQuery, Cut, Fork, Guard, IDS_GENERATION, Limits,
@@ -120,7 +119,7 @@ impl RedisThreads {
                 })
             })
             .collect::<Result<_>>()?;
-        let thread = thread_of(&reply.fields()?, id, &keys, expire_time)?;
+        let thread = reply.fields()?.thread(id, &keys[0], expire_time)?;
         Ok(Outcome { appended: Appended { thread, previous_last_seq, messages }, index_is_due })
     }
 }
@@ -272,7 +271,7 @@ impl ThreadStore for RedisThreads {
             let (commit_time, message) =
                 entry::decode(old.clone()).ok_or_else(|| Error::Corrupt { key: keys[1].clone(), seq })?;
             if repeated {
-                let thread = thread_of(&fields, &update.id, &keys, expire_time)?;
+                let thread = fields.thread(&update.id, &keys[0], expire_time)?;
                 let message = StoredMessage { seq, commit_time, provisional: false, message };
                 return Ok(Answer::shared(UpdatedMessage { thread, message }));
             }
@@ -288,7 +287,7 @@ impl ThreadStore for RedisThreads {
                 other => other?,
             };
             let expire_time = reply.expiry()?;
-            let thread = thread_of(&reply.fields()?, &update.id, &keys, expire_time)?;
+            let thread = reply.fields()?.thread(&update.id, &keys[0], expire_time)?;
             let message = StoredMessage { seq, commit_time, provisional: false, message: revised.into() };
             return Ok(Answer::shared(UpdatedMessage { thread, message }));
         }
@@ -308,7 +307,7 @@ impl ThreadStore for RedisThreads {
             })
             .await?;
         let expire_time = reply.expiry()?;
-        thread_of(&reply.fields()?, id, &keys, expire_time).map(Answer::shared)
+        reply.fields()?.thread(id, &keys[0], expire_time).map(Answer::shared)
     }
 
     async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
@@ -341,7 +340,7 @@ impl RedisThreads {
             .await?;
         let expire_time = reply.expiry()?;
         let index_is_due = reply.flag()?;
-        let thread = thread_of(&reply.fields()?, id, &keys, expire_time)?;
+        let thread = reply.fields()?.thread(id, &keys[0], expire_time)?;
         if index_is_due {
             self.index(call, &thread).await;
         }
@@ -355,55 +354,4 @@ impl RedisThreads {
             None => format!("{kind}:{}", fresh_id(&self.redis.clock)),
         }
     }
-}
-
-/// A thread that an append creates.
-fn default_profile(owner: Option<Owner>, ttl: Ttl) -> Profile {
-    let (title, labels) = (String::new(), BTreeMap::new());
-    Profile { owner, title, labels, ttl, pinned: false, trim: crate::threads::Trim::default() }
-}
-
-/// The fields of a new thread's hash that callers choose.
-pub(super) fn profile_fields(profile: &Profile) -> Vec<(&'static str, String)> {
-    let change = ThreadChange {
-        title: Some(profile.title.clone()),
-        labels: Some(profile.labels.clone()),
-        ttl: Some(profile.ttl),
-        pinned: Some(profile.pinned),
-        trim: Some(profile.trim),
-    };
-    let mut fields = change_fields(&change);
-    fields.push(("owner", profile.owner.as_ref().map(Owner::to_string).unwrap_or_default()));
-    fields
-}
-
-fn change_fields(change: &ThreadChange) -> Vec<(&'static str, String)> {
-    let mut fields = Vec::new();
-    if let Some(title) = &change.title {
-        fields.push(("title", title.clone()));
-    }
-    if let Some(labels) = &change.labels {
-        fields.push(("labels", serde_json::json!(labels).to_string()));
-    }
-    if let Some(ttl) = change.ttl {
-        fields.push(("ttl", ttl.as_millis().to_string()));
-    }
-    if let Some(pinned) = change.pinned {
-        fields.push(("pinned", u8::from(pinned).to_string()));
-    }
-    if let Some(trim) = change.trim {
-        fields.push(("trim_messages", trim.max_messages.to_string()));
-        fields.push(("trim_bytes", trim.max_bytes.to_string()));
-    }
-    fields
-}
-
-/// The thread in an answer; `keys` are named when something in it is damaged.
-pub(super) fn thread_of(
-    fields: &Fields,
-    id: &ThreadId,
-    keys: &ThreadKeys,
-    expire_time: Option<Timestamp>,
-) -> Result<Thread> {
-    fields.thread(id, &keys[0], expire_time)
 }
