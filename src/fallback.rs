@@ -16,7 +16,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Ttl, UpdatedMessage,
-        copies::{Observed, ThreadCopies},
+        copies::{Observed, TellsOfThread, ThreadCopies},
     },
 };
 
@@ -71,13 +71,15 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
 
     /// Asks the shared store, or memory if that is unreachable; memory learns from what the shared store says, also
     /// that it does not have the thread.
-    async fn choose<T>(
+    async fn choose<T: TellsOfThread>(
         &self,
+        call: &Call,
         id: Option<&ThreadId>,
         shared: impl Future<Output = Result<Answer<T>>>,
         local: impl Future<Output = Result<Answer<T>>>,
         learn: impl FnOnce(&C, &T),
     ) -> Result<Answer<T>> {
+        let acknowledged = id.and_then(|id| self.copies.acknowledged(id));
         match self.reachability.guard(shared).await {
             Guarded::Lost => {
                 let answer = local.await;
@@ -87,7 +89,12 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
                 }
                 answer
             }
-            Guarded::Answered(Ok(answer)) => {
+            Guarded::Answered(Ok(mut answer)) => {
+                if let (Some(thread), Some(seen)) = (answer.value.thread_mut(), acknowledged)
+                    && id == Some(&thread.id)
+                {
+                    self.mark_loss(call, thread, &seen).await?;
+                }
                 learn(&self.copies, &answer.value);
                 Ok(answer)
             }
@@ -101,19 +108,35 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
     }
 }
 
+impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
+    /// Gives a thread another epoch when its revision is lower than one that was acknowledged before the call: a
+    /// failover lost writes, and what is written next must not be taken for them.
+    async fn mark_loss(&self, call: &Call, thread: &mut Thread, seen: &(String, i64)) -> Result<()> {
+        let (epoch, revision) = seen;
+        if thread.epoch == *epoch && thread.revision < *revision {
+            let lost = revision - thread.revision;
+            warn!(thread = %thread.id, lost, "redis lost acknowledged writes: the thread gets a new epoch");
+            *thread = self.shared.reincarnate(call, thread).await?.value;
+        }
+        Ok(())
+    }
+}
+
 impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn create(&self, call: &Call, thread: &NewThread) -> Result<Answer<Appended>> {
         let (shared, local) = (self.shared.create(call, thread), self.copies.create(call, thread));
-        self.choose(None, shared, local, |copies, made| copies.observe(Observed::Created(thread, made))).await
+        self.choose(call, None, shared, local, |copies, made| copies.observe(Observed::Created(thread, made)))
+            .await
     }
 
     async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
         let (shared, local) = (self.shared.get(call, id, renew), self.copies.get(call, id, renew));
-        self.choose(Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread))).await
+        self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread)))
+            .await
     }
 
     async fn list(&self, call: &Call, query: &ThreadsQuery) -> Result<Answer<ThreadsPage>> {
-        self.choose(None, self.shared.list(call, query), self.copies.list(call, query), |_, _| {}).await
+        self.choose(call, None, self.shared.list(call, query), self.copies.list(call, query), |_, _| {}).await
     }
 
     async fn update(
@@ -125,22 +148,24 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     ) -> Result<Answer<Thread>> {
         let shared = self.shared.update(call, id, change, guard);
         let local = self.copies.update(call, id, change, guard);
-        self.choose(Some(id), shared, local, |copies, thread| copies.observe(Observed::Changed(thread))).await
+        self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Changed(thread)))
+            .await
     }
 
     async fn delete(&self, call: &Call, id: &ThreadId, guard: &Guard) -> Result<Answer<()>> {
         let (shared, local) = (self.shared.delete(call, id, guard), self.copies.delete(call, id, guard));
-        self.choose(Some(id), shared, local, |copies, ()| copies.observe(Observed::Gone(id))).await
+        self.choose(call, Some(id), shared, local, |copies, ()| copies.observe(Observed::Gone(id))).await
     }
 
     async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
         let (shared, local) = (self.shared.touch(call, id, ttl), self.copies.touch(call, id, ttl));
-        self.choose(Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread))).await
+        self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread)))
+            .await
     }
 
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
         let (shared, local) = (self.shared.append(call, append), self.copies.append(call, append));
-        self.choose(Some(&append.id), shared, local, |copies, made| {
+        self.choose(call, Some(&append.id), shared, local, |copies, made| {
             copies.observe(Observed::Appended(append, made));
         })
         .await
@@ -148,7 +173,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
         let (shared, local) = (self.shared.messages(call, query), self.copies.messages(call, query));
-        self.choose(Some(&query.id), shared, local, |copies, page| {
+        self.choose(call, Some(&query.id), shared, local, |copies, page| {
             copies.observe(Observed::Messages(query, page));
         })
         .await
@@ -156,7 +181,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn context(&self, call: &Call, query: &ContextQuery) -> Result<Answer<Context>> {
         let (shared, local) = (self.shared.context(call, query), self.copies.context(call, query));
-        self.choose(Some(&query.id), shared, local, |copies, context| {
+        self.choose(call, Some(&query.id), shared, local, |copies, context| {
             copies.observe(Observed::Context(context));
         })
         .await
@@ -165,7 +190,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn update_message(&self, call: &Call, update: &MessageUpdate) -> Result<Answer<UpdatedMessage>> {
         let shared = self.shared.update_message(call, update);
         let local = self.copies.update_message(call, update);
-        self.choose(Some(&update.id), shared, local, |copies, updated| {
+        self.choose(call, Some(&update.id), shared, local, |copies, updated| {
             copies.observe(Observed::MessageUpdated(updated));
         })
         .await
@@ -174,7 +199,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn truncate(&self, call: &Call, id: &ThreadId, cut: Cut, guard: &Guard) -> Result<Answer<Thread>> {
         let shared = self.shared.truncate(call, id, cut, guard);
         let local = self.copies.truncate(call, id, cut, guard);
-        self.choose(Some(id), shared, local, |copies, thread| {
+        self.choose(call, Some(id), shared, local, |copies, thread| {
             copies.observe(Observed::Truncated(cut, thread));
         })
         .await
@@ -182,10 +207,14 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
         let (shared, local) = (self.shared.fork(call, fork), self.copies.fork(call, fork));
-        self.choose(Some(&fork.source), shared, local, |copies, thread| {
+        self.choose(call, Some(&fork.source), shared, local, |copies, thread| {
             copies.observe(Observed::Read(thread));
         })
         .await
+    }
+
+    async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
+        self.shared.reincarnate(call, thread).await
     }
 
     /// Sweeps the shared store while it is reachable, and the copies always.

@@ -66,6 +66,10 @@ impl ThreadStore for Waiting {
         refused()
     }
 
+    fn reincarnate(&self, _: &Call, _: &Thread) -> impl Future<Output = Ended<Thread>> + Send {
+        refused()
+    }
+
     fn list(&self, _: &Call, _: &ThreadsQuery) -> impl Future<Output = Ended<ThreadsPage>> + Send {
         refused()
     }

@@ -100,6 +100,12 @@ impl<C: Clock> ThreadCopies for MemoryCopies<C> {
         }
     }
 
+    fn acknowledged(&self, id: &ThreadId) -> Option<(String, i64)> {
+        let stock = lock(&self.stock);
+        let held = stock.peek(id).filter(|held| !held.is_waiting())?;
+        Some((held.thread.epoch.clone(), held.thread.revision))
+    }
+
     fn release(&self) -> Unmerged {
         lock(&self.stock).release()
     }
@@ -175,6 +181,10 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
 
     async fn fork(&self, _: &Call, _: &Fork) -> Result<Answer<Thread>> {
         Err(Error::NeedsShared("a fork"))
+    }
+
+    async fn reincarnate(&self, _: &Call, _: &Thread) -> Result<Answer<Thread>> {
+        Err(Error::NeedsShared("a new epoch"))
     }
 
     async fn sweep(&self) -> Result<Swept> {

@@ -27,6 +27,7 @@ on_thread! {
     FORK_READ = "fork_read.lua";
     FORK_FINISH = "fork_finish.lua";
     CHECK = "check.lua";
+    REINCARNATE = "reincarnate.lua";
 }
 
 pub(super) static FORK_WRITE: LazyLock<Script> =

@@ -314,6 +314,17 @@ impl ThreadStore for RedisThreads {
         self.copy(call, fork).await.map(Answer::shared)
     }
 
+    async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
+        let keys = self.redis.keys.thread(&thread.id);
+        let mut reply = self
+            .run(call, "reincarnate", &scripts::REINCARNATE, &thread.id, &keys, |script| {
+                script.arg(&thread.epoch).arg(thread.revision).arg(fresh_id(&self.redis.clock));
+            })
+            .await?;
+        let expire_time = reply.expiry()?;
+        reply.fields()?.thread(&thread.id, &keys[0], expire_time).map(Answer::shared)
+    }
+
     async fn sweep(&self) -> Result<Swept> {
         self.sweep_index().await
     }

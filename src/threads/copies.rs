@@ -2,7 +2,7 @@
 
 use super::{
     Append, Appended, Context, Cut, MessagesPage, MessagesQuery, NewThread, Thread, ThreadId, ThreadStore,
-    UpdatedMessage,
+    ThreadsPage, UpdatedMessage,
 };
 
 /// Something that the shared store said or did.
@@ -37,6 +37,42 @@ pub struct Unmerged {
     pub messages: u64,
 }
 
+/// An answer of the shared store that tells of a thread.
+pub trait TellsOfThread {
+    /// The thread as the answer has it.
+    fn thread_mut(&mut self) -> Option<&mut Thread>;
+}
+
+macro_rules! tells_of_thread {
+    ($($answer:ty),+) => {
+        $(impl TellsOfThread for $answer {
+            fn thread_mut(&mut self) -> Option<&mut Thread> {
+                Some(&mut self.thread)
+            }
+        })+
+    };
+}
+
+tells_of_thread!(Appended, MessagesPage, Context, UpdatedMessage);
+
+impl TellsOfThread for Thread {
+    fn thread_mut(&mut self) -> Option<&mut Thread> {
+        Some(self)
+    }
+}
+
+impl TellsOfThread for ThreadsPage {
+    fn thread_mut(&mut self) -> Option<&mut Thread> {
+        None
+    }
+}
+
+impl TellsOfThread for () {
+    fn thread_mut(&mut self) -> Option<&mut Thread> {
+        None
+    }
+}
+
 /// Keeps bounded copies of shared threads and answers from them in an outage: what a copy cannot answer honestly is
 /// [`crate::error::Error::NeedsShared`], never "not found" and never an empty page. Creations and appends without
 /// etag are accepted as provisional.
@@ -46,6 +82,10 @@ pub struct Unmerged {
 pub trait ThreadCopies: ThreadStore {
     /// Learns from an answer of the shared store. Cheap: no IO, short critical section.
     fn observe(&self, observed: Observed<'_>);
+
+    /// The epoch and revision that the shared store was last seen to have acknowledged; none if a copy is not held, or
+    /// goes on from writes that only memory has.
+    fn acknowledged(&self, id: &ThreadId) -> Option<(String, i64)>;
 
     /// Forgets every copy with writes that only memory has, since the shared store serves again, and counts them.
     fn release(&self) -> Unmerged;

@@ -97,6 +97,14 @@ pub trait ThreadStore: Send + Sync + 'static {
     /// Copies a thread, whole or up to a message, into an independent one.
     fn fork(&self, call: &Call, fork: &Fork) -> impl Future<Output = Result<Answer<Thread>>> + Send;
 
+    /// Gives a thread that lost writes another epoch, unless it was changed since `thread` was read: no etag and no
+    /// page token of what was lost may match what is written next. Answers the thread as it is then.
+    fn reincarnate(
+        &self,
+        call: &Call,
+        thread: &Thread,
+    ) -> impl Future<Output = Result<Answer<Thread>>> + Send;
+
     /// Removes what expired threads left behind and repairs lost expiries.
     fn sweep(&self) -> impl Future<Output = Result<Swept>> + Send;
 }

@@ -3,6 +3,7 @@
 mod append;
 mod context;
 mod expiry;
+mod failover;
 mod fork;
 mod keys;
 mod lifecycle;

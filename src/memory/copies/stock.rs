@@ -56,6 +56,11 @@ impl Stock {
         self.held.contains_key(id)
     }
 
+    /// Looks at a copy without using it.
+    pub(super) fn peek(&self, id: &ThreadId) -> Option<&HeldThread> {
+        self.held.get(id).map(|entry| &entry.held)
+    }
+
     /// Takes a copy out.
     pub(super) fn take(&mut self, id: &ThreadId) -> Option<HeldThread> {
         let entry = self.held.remove(id)?;

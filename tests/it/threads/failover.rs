@@ -1,0 +1,60 @@
+//! A failover that lost acknowledged writes: what is written next is never taken for them.
+
+use fusewire::grpc::proto::AppendMessagesRequest;
+use tonic::Code;
+
+use crate::support::{
+    deployment::{Deployment, Store},
+    raw::Raw,
+    threads::{appending, assert_refused, ids, listing, numbered},
+};
+
+const PARTS: [&str; 3] = ["", ":messages", ":ids"];
+
+/// The thread as a replica has it that lags behind.
+async fn dump(raw: &Raw, key: &str) -> Vec<(String, Vec<u8>)> {
+    let mut parts = Vec::new();
+    for part in PARTS {
+        let key = format!("{key}{part}");
+        parts.push((key.clone(), raw.get(&["DUMP", &key]).await));
+    }
+    parts
+}
+
+/// What is left when that replica becomes the primary.
+async fn fail_over(raw: &Raw, parts: &[(String, Vec<u8>)]) {
+    for (key, value) in parts {
+        let command: [&[u8]; 5] = [b"RESTORE", key.as_bytes(), b"7200000", value, b"REPLACE"];
+        raw.run(&command).await;
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_lost_writes_gets_a_new_epoch() {
+    let on = Deployment::start(Store::Redis).await;
+    let (threads, raw) = (on.threads(), on.raw().await);
+    threads.create("f").await;
+    threads.append("f", numbered(1, 3)).await;
+    let replica = dump(&raw, "conversation_thread:{f}").await;
+    threads.append("f", numbered(4, 4)).await;
+    let lost = threads.append("f", numbered(5, 5)).await.thread.unwrap();
+    let mut walk = listing("f");
+    walk.page_size = 2;
+    let token = threads.page(walk.clone()).await.unwrap().next_page_token;
+    fail_over(&raw, &replica).await;
+
+    // As many writes as were lost lead to the same revision, but to another etag.
+    threads.append("f", numbered(6, 6)).await;
+    let now = threads.append("f", numbered(7, 7)).await.thread.unwrap();
+    assert_eq!(now.revision, lost.revision);
+    assert_ne!(now.etag, lost.etag);
+    let stale = AppendMessagesRequest { etag: lost.etag, ..appending("f", numbered(8, 8)) };
+    assert_refused(threads.try_append(stale).await, Code::Aborted, "ETAG_MISMATCH");
+    walk.page_token = token;
+    assert_refused(threads.page(walk).await, Code::Aborted, "TOKEN_STALE");
+    assert_eq!(ids(&threads.messages("f").await), ["m1", "m2", "m3", "m6", "m7"]);
+    // What was lost can be appended again under its own ids.
+    assert!(threads.append("f", numbered(4, 5)).await.messages.iter().all(|message| !message.duplicate));
+    let told = on.service.log().iter().filter(|line| line.contains("redis lost acknowledged writes")).count();
+    assert_eq!(told, 1, "once is enough: the new epoch has no past");
+}
