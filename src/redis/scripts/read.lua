@@ -57,9 +57,9 @@ end
 
 -- Reads few at a time: messages differ in size, up to 2 MiB.
 local function take_listed()
-  local slice = 32
   local from, to = math.max(low, t.first_seq), high
   while from <= to do
+    local slice = math.min(32, math.max(8, limit - n + 1))
     local a, b = from, math.min(to, from + slice - 1)
     if descending then a, b = math.max(from, to - slice + 1), to end
     local entries = redis.call('LRANGE', MESSAGES, a - t.first_seq, b - t.first_seq)
