@@ -36,7 +36,7 @@ const LONG_HELP: &str = concat!(
     include_str!("../settings.default.toml"),
 );
 
-/// Keeps conversation threads for agents, over gRPC, in Redis and in local memory.
+/// Keeps conversation threads for LLM workers, over gRPC, in Redis and in local memory.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "fusewire", version, after_long_help = LONG_HELP, max_term_width = 100)]
 pub struct Flags {

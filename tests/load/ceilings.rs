@@ -98,7 +98,7 @@ impl Ceiling {
             let limit = if operation == "ContextOf20" { 28 } else { 0 };
             let with_instructions = u8::from(limit > 0);
             invocation
-                .arg(&["1", "", "0", "0", "0", "1"])
+                .arg(&["1", "", "-1", "0", "0", "1"])
                 .arg(limit)
                 .arg(3 << 20)
                 .arg(0)
