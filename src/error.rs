@@ -78,6 +78,28 @@ pub enum Error {
         /// The newest seq ever given out.
         last_seq: i64,
     },
+    /// The breaker's history is of another epoch than the one asked for.
+    #[error("the breaker's epoch is {current:?}, not the one given")]
+    EpochMismatch {
+        /// The present one; empty where no state is stored.
+        current: String,
+    },
+    /// The breaker's mode does not allow what was asked for.
+    #[error("breaker {key} is {mode}: {what} needs mode AUTOMATIC")]
+    IllegalTransition {
+        /// The breaker's model key.
+        key: String,
+        /// Its mode.
+        mode: &'static str,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A breaker kept changing under an operator's request.
+    #[error("breaker {key} kept changing under this request")]
+    BreakerChanged {
+        /// The breaker's model key.
+        key: String,
+    },
     /// A thread would outgrow a stored limit.
     #[error("thread {id} would hold more than {limit} {what}")]
     ThreadLimit {

@@ -46,6 +46,7 @@
 //!    clients do.
 //! 7. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
 
+pub mod breakers;
 pub mod call;
 pub mod clock;
 pub mod error;

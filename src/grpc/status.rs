@@ -86,6 +86,7 @@ enum Detail<'a> {
 /// What ran out, or was not as it must be.
 enum Subject<'a> {
     Thread(&'a str),
+    Breaker(&'a str),
     Named(&'static str),
 }
 
@@ -93,6 +94,7 @@ impl fmt::Display for Subject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Thread(id) => write!(f, "thread:{id}"),
+            Self::Breaker(key) => write!(f, "breaker:{key}"),
             Self::Named(name) => f.write_str(name),
         }
     }
@@ -129,7 +131,7 @@ fn facts(error: &Error) -> Facts<'_> {
         NotFound, OutOfRange, ResourceExhausted, Unavailable,
     };
     use Detail::{Field, Fields, Precondition, Quota, Resource, Retry};
-    use Subject::{Named, Thread};
+    use Subject::{Breaker, Named, Thread};
     let of = Facts::of;
     match error {
         Error::Invalid(violations) => of(InvalidArgument, "INVALID_FIELDS", Fields(violations)),
@@ -148,6 +150,13 @@ fn facts(error: &Error) -> Facts<'_> {
         Error::SeqOutOfRange { last_seq, .. } => {
             of(OutOfRange, "SEQ_OUT_OF_RANGE", Detail::None).with("last_seq", last_seq)
         }
+        Error::EpochMismatch { current } => {
+            of(OutOfRange, "EPOCH_MISMATCH", Detail::None).with("epoch", current)
+        }
+        Error::IllegalTransition { key, mode, .. } => {
+            of(FailedPrecondition, "ILLEGAL_TRANSITION", Precondition(Breaker(key))).with("mode", mode)
+        }
+        Error::BreakerChanged { key } => of(Aborted, "BREAKER_CHANGED", Precondition(Breaker(key))),
         Error::ThreadLimit { id, .. } => of(ResourceExhausted, "THREAD_LIMIT", Quota(Thread(id))),
         Error::StoreFull { .. } => of(ResourceExhausted, "STORE_FULL", Quota(Named("server"))),
         Error::JournalFull { .. } => of(ResourceExhausted, "JOURNAL_FULL", Quota(Named("server"))),

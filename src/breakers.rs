@@ -1,0 +1,380 @@
+//! Circuit breakers: the vocabulary, and what a store must offer. `policy` decides, `engine` asks and tells.
+//!
+//! A breaker guards one model. It is CLOSED while calls pass and are counted, OPEN while they are rejected, and
+//! HALF_OPEN while a budget of trial calls passes. Its history is a row of generations within an epoch, one a change.
+
+use std::{fmt, time::Duration};
+
+use crate::clock::Timestamp;
+
+pub mod key;
+pub mod operations;
+pub mod settings;
+pub mod store;
+
+pub use key::ModelKey;
+pub use operations::Breakers;
+pub use settings::{BreakerSettings, ExpiredPermit, Window};
+pub use store::BreakerStore;
+
+/// The names of an enum's values, as they are stored and logged.
+macro_rules! names {
+    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl $name {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name as it is stored.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The value of a stored name.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+/// State of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum State {
+    /// Calls pass and are counted.
+    #[default]
+    Closed,
+    /// Calls are rejected until `open_until`.
+    Open,
+    /// A budget of trial calls passes.
+    HalfOpen,
+}
+names!(State { Closed = "CLOSED", Open = "OPEN", HalfOpen = "HALF_OPEN" });
+
+/// Who decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// The state machine.
+    #[default]
+    Automatic,
+    /// An operator: every call is rejected, nothing is recorded.
+    ForcedOpen,
+    /// An operator: every call passes, nothing is recorded.
+    Disabled,
+    /// An operator: every call passes and is recorded; the breaker never opens.
+    MetricsOnly,
+}
+names!(Mode {
+    Automatic = "AUTOMATIC",
+    ForcedOpen = "FORCED_OPEN",
+    Disabled = "DISABLED",
+    MetricsOnly = "METRICS_ONLY",
+});
+
+/// How a call went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It succeeded.
+    Success,
+    /// It failed for a reason not named below.
+    Failure,
+    /// It took too long.
+    Timeout,
+    /// Too many requests.
+    RateLimited,
+    /// The provider is overloaded.
+    Overloaded,
+    /// The account's quota or money is used up.
+    QuotaExhausted,
+    /// Credentials were refused.
+    Unauthenticated,
+    /// The caller gave up. Neutral.
+    Cancelled,
+    /// The request was at fault. Neutral.
+    InvalidRequest,
+}
+names!(Outcome {
+    Success = "SUCCESS",
+    Failure = "FAILURE",
+    Timeout = "TIMEOUT",
+    RateLimited = "RATE_LIMITED",
+    Overloaded = "OVERLOADED",
+    QuotaExhausted = "QUOTA_EXHAUSTED",
+    Unauthenticated = "UNAUTHENTICATED",
+    Cancelled = "CANCELLED",
+    InvalidRequest = "INVALID_REQUEST",
+});
+
+impl Outcome {
+    /// Whether it says nothing about the model.
+    pub fn is_neutral(self) -> bool {
+        matches!(self, Self::Cancelled | Self::InvalidRequest)
+    }
+
+    /// Whether it counts against the model.
+    pub fn is_failure(self) -> bool {
+        self != Self::Success && !self.is_neutral()
+    }
+
+    /// Whether a `retry_after` that comes with it is the provider's wish for a pause.
+    pub fn asks_for_pause(self) -> bool {
+        matches!(self, Self::RateLimited | Self::Overloaded | Self::QuotaExhausted)
+    }
+
+    /// What an HTTP status says, for callers that know no more; `status` is 100 to 599.
+    pub fn of_http_status(status: i32) -> Self {
+        match status {
+            200..=299 => Self::Success,
+            401 | 403 => Self::Unauthenticated,
+            402 => Self::QuotaExhausted,
+            408 | 504 => Self::Timeout,
+            429 => Self::RateLimited,
+            499 => Self::Cancelled,
+            503 | 529 => Self::Overloaded,
+            400..=499 => Self::InvalidRequest,
+            _ => Self::Failure,
+        }
+    }
+}
+
+/// Why a breaker changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// `consecutive_failures` was reached.
+    ConsecutiveFailures,
+    /// `failure_rate_percent` was reached.
+    FailureRate,
+    /// `slow_rate_percent` was reached.
+    SlowRate,
+    /// The provider asked for a pause.
+    RetryAfter,
+    /// The open time passed.
+    OpenElapsed,
+    /// The trial calls succeeded.
+    TrialPassed,
+    /// The trial calls failed.
+    TrialFailed,
+    /// `half_open_max_wait` passed.
+    TrialTimedOut,
+    /// An operator opened it.
+    Tripped,
+    /// An operator closed it.
+    Reset,
+    /// An operator overrode it, or an override ended.
+    Override,
+    /// Somebody changed the stored state by hand.
+    External,
+    /// A local trip was taken over after an outage of Redis.
+    Reconciled,
+    /// `open_until` moved.
+    Extended,
+}
+names!(Reason {
+    ConsecutiveFailures = "CONSECUTIVE_FAILURES",
+    FailureRate = "FAILURE_RATE",
+    SlowRate = "SLOW_RATE",
+    RetryAfter = "RETRY_AFTER",
+    OpenElapsed = "OPEN_ELAPSED",
+    TrialPassed = "TRIAL_PASSED",
+    TrialFailed = "TRIAL_FAILED",
+    TrialTimedOut = "TRIAL_TIMED_OUT",
+    Tripped = "TRIPPED",
+    Reset = "RESET",
+    Override = "OVERRIDE",
+    External = "EXTERNAL",
+    Reconciled = "RECONCILED",
+    Extended = "EXTENDED",
+});
+
+/// Why a call was not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RejectionReason {
+    /// OPEN and not due.
+    Open,
+    /// HALF_OPEN and every permit is taken.
+    NoPermitLeft,
+    /// Forced open by an operator.
+    ForcedOpen,
+}
+
+/// What a report did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// It was counted.
+    Applied,
+    /// It was not counted; a leased permit went back to the budget.
+    Neutral,
+    /// Its permit is of an older generation or another epoch, or its lease is gone.
+    Stale,
+}
+
+/// A place in a breaker's history, as a permit carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Position {
+    /// The incarnation; empty for a key without stored state.
+    pub epoch: String,
+    /// Changes since the epoch began.
+    pub generation: i64,
+}
+
+/// Leave to make one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    /// What may be called.
+    pub key: ModelKey,
+    /// Where the breaker stood.
+    pub position: Position,
+    /// Set when it was given in HALF_OPEN.
+    pub lease: Option<Lease>,
+}
+
+/// A trial permit's lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Unique in the generation.
+    pub id: String,
+    /// When it ends, by the store's clock; not known of a permit that a caller hands back.
+    pub expire_time: Option<Timestamp>,
+    /// How long it lasts from its answer on.
+    pub length: Duration,
+}
+
+/// An operator's override.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModeOverride {
+    /// Why, for people.
+    pub reason: String,
+    /// Who.
+    pub actor: String,
+    /// When it was set.
+    pub set_time: Timestamp,
+    /// When it ends; none: until changed.
+    pub expire_time: Option<Timestamp>,
+}
+
+/// A breaker's stored state: what the last change left. The default is that of a key never seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Where it stands in its history.
+    pub position: Position,
+    /// The generation at which the present state began: permits of earlier ones are stale.
+    pub fence: i64,
+    /// The fence of the state before; permits from it up to `fence` led to this state.
+    pub fence_before: i64,
+    /// The state.
+    pub state: State,
+    /// Who decides. An override that has ended may still stand here until the next write.
+    pub mode: Mode,
+    /// When the present state began.
+    pub since: Timestamp,
+    /// Set while OPEN.
+    pub open_until: Option<Timestamp>,
+    /// Times opened since it was last CLOSED.
+    pub attempts: u32,
+    /// Set while the mode is not AUTOMATIC.
+    pub mode_override: Option<ModeOverride>,
+    /// What was counted when the last change happened.
+    pub before: Counts,
+    /// When the last failure before the last change happened; none: never.
+    pub last_failure: Option<Timestamp>,
+}
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Calls in the window.
+    pub calls: i64,
+    /// Of these, failed.
+    pub failures: i64,
+    /// Of these, slow.
+    pub slow: i64,
+    /// Failures in a row, up to now.
+    pub run: i64,
+}
+
+/// What is counted since the present state began, within its window.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Calls, failures, slow calls. In HALF_OPEN these are the results of trial calls.
+    pub counts: Counts,
+    /// Distinct instances that reported failures which are in the window.
+    pub reporters: i64,
+    /// Leases that have not ended.
+    pub leases: i64,
+    /// When the last failure was reported; none: not in this state.
+    pub last_failure: Option<Timestamp>,
+    /// Until when a provider wants a pause, and with what it said so; not clamped.
+    pub pause: Option<Pause>,
+}
+
+/// A provider's wish for a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// When it ends.
+    pub until: Timestamp,
+    /// The outcome that it came with.
+    pub outcome: Outcome,
+}
+
+/// What a store says of a breaker, all at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// The moment, by the store's clock.
+    pub now: Timestamp,
+    /// The stored state.
+    pub snapshot: Snapshot,
+    /// What is counted in it.
+    pub totals: Totals,
+}
+
+/// One change of a breaker, as its log keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// Epoch, and the generation after the change.
+    pub position: Position,
+    /// State before.
+    pub from: State,
+    /// State after.
+    pub to: State,
+    /// Mode after.
+    pub mode: Mode,
+    /// When.
+    pub time: Timestamp,
+    /// Why.
+    pub reason: Reason,
+    /// The outcome that caused it, if one did.
+    pub outcome: Option<Outcome>,
+    /// Who caused it, if an operator did; else empty.
+    pub actor: String,
+    /// The operator's reason, or the report's detail.
+    pub detail: String,
+    /// The instance that made it.
+    pub instance: String,
+    /// Set when it is OPEN afterwards.
+    pub open_until: Option<Timestamp>,
+}
+
+/// What stands behind a breaker's answer beside the view: read only where it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    /// The newest change.
+    pub last: Option<Transition>,
+    /// Ids of the requests by operators that were carried out, the last 16.
+    pub requests: Vec<String>,
+}
+
+/// A stretch of a breaker's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Log {
+    /// The present epoch; empty for a key without stored state.
+    pub epoch: String,
+    /// Contiguous, oldest first.
+    pub transitions: Vec<Transition>,
+    /// Whether newer ones follow.
+    pub more: bool,
+}

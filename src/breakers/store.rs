@@ -1,0 +1,300 @@
+//! What a store of breakers must offer: a few atomic mechanisms, and no policy.
+//!
+//! Each mechanism is one atomic step and answers with the state as it is afterwards. What it needs to know of the
+//! breaker's settings comes with the request as [`Terms`]; where the stored settings are others by now, nothing
+//! happens and the answer tells them, so that no step ever goes by settings that are not in force.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use super::{
+    BreakerSettings, Disposition, History, Log, Mode, ModelKey, Outcome, Position, Reason, State, View,
+};
+use crate::{
+    call::{Call, Source},
+    clock::Timestamp,
+    error::Result,
+};
+
+/// The settings that a mechanism goes by, and which they are.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The settings.
+    pub settings: Arc<BreakerSettings>,
+    /// The revision of the stored settings; empty where none are stored and the configured policy holds.
+    pub revision: Arc<str>,
+}
+
+/// Settings as they are stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredSettings {
+    /// The settings.
+    pub settings: BreakerSettings,
+    /// Another one with each change.
+    pub revision: String,
+}
+
+/// What a mechanism answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told<T> {
+    /// It happened.
+    Done(T),
+    /// Nothing happened: the terms are not those in force. These are; none where the configured policy holds.
+    Outdated(Option<StoredSettings>),
+}
+
+/// How one call counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// How it went.
+    pub outcome: Outcome,
+    /// Whether it took longer than `slow_call_duration`.
+    pub is_slow: bool,
+}
+
+impl Mark {
+    /// The byte that stands for it: `n` is neutral, `s` a success, `f` a failure, in capitals when slow.
+    pub fn as_byte(self) -> u8 {
+        let byte = match self.outcome {
+            outcome if outcome.is_neutral() => return b'n',
+            Outcome::Success => b's',
+            _ => b'f',
+        };
+        if self.is_slow { byte.to_ascii_uppercase() } else { byte }
+    }
+}
+
+/// A provider's wish for a pause, counted from when it is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// How long, clamped to `max_retry_after`.
+    pub length: Duration,
+    /// The outcome that it came with.
+    pub outcome: Outcome,
+}
+
+/// Reports without lease, of one instance, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Who reports.
+    pub instance: Arc<str>,
+    /// Grows from batch to batch of this instance: one not above the last stored changes nothing.
+    pub number: u64,
+    /// The reports, those in a row of the same position together.
+    pub groups: Vec<Group>,
+}
+
+/// Reports in a row of calls that were permitted at the same position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Of their permits; none for calls made without one.
+    pub position: Option<Position>,
+    /// The reports, each as [`Mark::as_byte`].
+    pub marks: Vec<u8>,
+    /// The longest pause that one of them asks for.
+    pub wish: Option<Wish>,
+}
+
+/// What a batch came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The breaker afterwards.
+    pub view: View,
+    /// What happened to each group: [`Disposition::Neutral`] where the mode records nothing.
+    pub groups: Vec<Disposition>,
+    /// The longest row of failures that ended or went on in this batch.
+    pub longest_run: i64,
+}
+
+/// What is wanted with a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseRequest {
+    /// A new one, or the one with this id if it is live.
+    Grant,
+    /// The one with this id if it is live, never a new one.
+    Find,
+    /// As `Find`, and a new end.
+    Renew,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseResult {
+    /// It is live until then.
+    Live(Timestamp),
+    /// No permit is left.
+    Full,
+    /// It was settled already.
+    Settled,
+    /// There is no such lease.
+    Absent,
+    /// The breaker gives no leases now: it is not HALF_OPEN, or an operator decides.
+    NotLeasing,
+}
+
+/// What a request for a lease came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased {
+    /// The breaker afterwards.
+    pub view: View,
+    /// The lease.
+    pub result: LeaseResult,
+}
+
+/// The report of a leased permit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// Where the lease was given.
+    pub position: Position,
+    /// The lease.
+    pub lease: String,
+    /// How the call went.
+    pub mark: Mark,
+    /// The pause that it asks for.
+    pub wish: Option<Wish>,
+}
+
+/// What a settlement came to. The same again comes to the same until the generation ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The breaker afterwards.
+    pub view: View,
+    /// What the report did.
+    pub disposition: Disposition,
+}
+
+/// One change that the policy wants. Times are counted from the moment at which it happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where the breaker must stand, else nothing happens.
+    pub expected: Position,
+    /// State before.
+    pub from: State,
+    /// State after.
+    pub to: State,
+    /// Mode after.
+    pub mode: Mode,
+    /// Why.
+    pub reason: Reason,
+    /// Whether a state begins: the fence moves to the new generation, and `since` to now.
+    pub begins: bool,
+    /// Whether windows and leases start empty. A state that begins has them empty in any case.
+    pub empties: bool,
+    /// How long it is OPEN from now on. None: as before where it is OPEN afterwards.
+    pub open_for: Option<Duration>,
+    /// Whether `since` moves to now although no state begins: the clock went back.
+    pub reanchors: bool,
+    /// `attempts` afterwards.
+    pub attempts: u32,
+    /// How long an override lasts; only with a mode other than AUTOMATIC.
+    pub override_for: Option<Duration>,
+    /// The outcome that caused it.
+    pub outcome: Option<Outcome>,
+    /// Who caused it, if an operator did.
+    pub actor: String,
+    /// The operator's reason, or the report's detail.
+    pub detail: String,
+    /// The operator's request, remembered.
+    pub request: Option<String>,
+}
+
+/// What an offered change came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Whether it happened; else the breaker stood elsewhere.
+    pub won: bool,
+    /// The breaker afterwards.
+    pub view: View,
+}
+
+/// A key in the store's list of breakers, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The key.
+    pub key: ModelKey,
+    /// When it changed last, as the list says.
+    pub changed: Timestamp,
+}
+
+/// Keeps breakers. Every write is all or nothing; every method may be dropped at any await, and a write may then
+/// still happen.
+pub trait BreakerStore: std::fmt::Debug + Send + Sync + 'static {
+    /// Where its answers come from.
+    fn source(&self) -> Source;
+
+    /// Reads a breaker and writes nothing. A key never seen is [`super::Snapshot::default`]. The history is read only if
+    /// asked for.
+    fn load(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        with_history: bool,
+    ) -> impl Future<Output = Result<Told<(View, History)>>> + Send;
+
+    /// Adds outcomes. A group counts where calls are counted: in CLOSED while the mode is AUTOMATIC, and in every state
+    /// while it is METRICS_ONLY; a group of a stale position changes nothing. The first report of a new key creates it.
+    fn record(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        batch: &Batch,
+    ) -> impl Future<Output = Result<Told<Recorded>>> + Send;
+
+    /// Grants, finds or renews a lease in HALF_OPEN, after removing those that ended: a grant while live leases and
+    /// results together are fewer than `half_open_permits`. `position` is that of the permit to find or renew.
+    fn lease(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        request: LeaseRequest,
+        lease: (&str, Duration),
+    ) -> impl Future<Output = Result<Told<Leased>>> + Send;
+
+    /// Ends a live lease with an outcome; a neutral one frees its slot.
+    fn settle(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        settlement: &Settlement,
+    ) -> impl Future<Output = Result<Told<Settled>>> + Send;
+
+    /// Makes a change, if the breaker stands where it is expected.
+    fn transition(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        change: &Change,
+    ) -> impl Future<Output = Result<Told<Changed>>> + Send;
+
+    /// Stores settings, or forgets them, if those stored are of revision `expected` (empty: none). Says whether it
+    /// did.
+    fn configure(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        expected: &str,
+        settings: Option<&BreakerSettings>,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Forgets a breaker, its settings and its history.
+    fn remove(&self, call: &Call, key: &ModelKey) -> impl Future<Output = Result<()>> + Send;
+
+    /// Lists all keys with stored state by name, perhaps with some that have none any more.
+    fn list(&self, call: &Call) -> impl Future<Output = Result<Vec<Listed>>> + Send;
+
+    /// Takes a key without stored state off the list, unless it changed since it was read or within a minute.
+    fn unlist(&self, call: &Call, listed: &Listed) -> impl Future<Output = Result<()>> + Send;
+
+    /// Reads the log after a generation.
+    fn log(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        after: i64,
+        limit: usize,
+    ) -> impl Future<Output = Result<Log>> + Send;
+}
