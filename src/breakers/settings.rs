@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::error::Violation;
 
+mod text;
+
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 /// The longest time that a breaker may be told to wait.
@@ -12,6 +14,8 @@ pub const LONGEST: Duration = Duration::from_hours(7 * 24);
 pub const LEASE: (Duration, Duration) = (SECOND, HOUR);
 
 const DEFAULT_MAX_OPEN: Duration = Duration::from_mins(10);
+/// The rule of most lengths.
+const TIME: &str = "must be whole milliseconds, 1 ms to 7 days";
 
 /// Settings of one breaker. A rule whose number is 0 is off.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,7 +124,7 @@ impl BreakerSettings {
 
     /// The longest OPEN by backoff.
     pub fn max_open_duration(&self) -> Duration {
-        self.max_open_duration.unwrap_or(DEFAULT_MAX_OPEN.max(self.open_duration))
+        self.max_open_duration.unwrap_or_else(|| DEFAULT_MAX_OPEN.max(self.open_duration))
     }
 
     /// Whether a call that took so long is slow.
@@ -137,7 +141,10 @@ impl BreakerSettings {
             }
         };
         let percent = |value: f64, most: f64| (0.0..=most).contains(&value);
-        let time = |length: Duration| (Duration::from_millis(1)..=LONGEST).contains(&length);
+        let time = |length: Duration| {
+            (Duration::from_millis(1)..=LONGEST).contains(&length) && is_whole_millis(length)
+        };
+        let lease = (LEASE.0..=LEASE.1).contains(&self.permit_lease) && is_whole_millis(self.permit_lease);
         check("consecutive_failures", self.consecutive_failures <= 1_000_000, "must be 0 to 1000000");
         match self.window {
             Some(Window::Count(size)) => {
@@ -153,19 +160,24 @@ impl BreakerSettings {
         check("slow_rate_percent", percent(self.slow_rate_percent, 100.0), "must be 0 to 100");
         let has_threshold = self.slow_rate_percent <= 0.0 || self.slow_call_duration.is_some();
         check("slow_call_duration", has_threshold, "is required with slow_rate_percent");
-        check("slow_call_duration", self.slow_call_duration.is_none_or(time), "must be 1 ms to 7 days");
-        check("open_duration", time(self.open_duration), "must be 1 ms to 7 days");
+        check("slow_call_duration", self.slow_call_duration.is_none_or(time), TIME);
+        check("open_duration", time(self.open_duration), TIME);
         let multiplier = (1.0..=10.0).contains(&self.backoff_multiplier);
         check("backoff_multiplier", multiplier, "must be 0 or 1 to 10");
-        check("max_open_duration", self.max_open_duration.is_none_or(time), "must be 1 ms to 7 days");
+        check("max_open_duration", self.max_open_duration.is_none_or(time), TIME);
         let covers = self.max_open_duration.is_none_or(|most| most >= self.open_duration);
         check("max_open_duration", covers, "must be at least open_duration");
         check("jitter_percent", percent(self.jitter_percent, 50.0), "must be 0 to 50");
         check("half_open_permits", self.half_open_permits <= 1000, "must be 0 to 1000");
-        check("half_open_max_wait", self.half_open_max_wait.is_none_or(time), "must be 1 ms to 7 days");
-        check("permit_lease", (LEASE.0..=LEASE.1).contains(&self.permit_lease), "must be 1 s to 1 h");
-        check("max_retry_after", time(self.max_retry_after), "must be 1 ms to 7 days");
+        check("half_open_max_wait", self.half_open_max_wait.is_none_or(time), TIME);
+        check("permit_lease", lease, "must be whole milliseconds, 1 s to 1 h");
+        check("max_retry_after", time(self.max_retry_after), TIME);
         check("min_reporters", (1..=1000).contains(&self.min_reporters), "must be 0 to 1000");
         found
     }
+}
+
+/// Whether nothing of a length is lost in stores, which count in milliseconds.
+fn is_whole_millis(length: Duration) -> bool {
+    length.subsec_nanos().is_multiple_of(1_000_000)
 }
