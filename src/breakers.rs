@@ -9,11 +9,13 @@ use crate::clock::Timestamp;
 
 pub mod key;
 pub mod operations;
+pub mod policies;
 pub mod settings;
 pub mod store;
 
 pub use key::ModelKey;
 pub use operations::Breakers;
+pub use policies::Policies;
 pub use settings::{BreakerSettings, ExpiredPermit, Window};
 pub use store::BreakerStore;
 
