@@ -13,6 +13,8 @@
 //!                      Redis can be asked
 //! threads              the vocabulary, the rules, and what a store must offer; threads::context chooses what a
 //!                      model's window takes
+//! breakers             the vocabulary of circuit breakers, their settings, and what a store must offer;
+//!                      breakers::policies gives each model its settings
 //! redis                threads in Redis: a pool of shared connections, one Lua script an operation
 //! memory               threads in memory: MemoryThreads as the only truth, MemoryCopies to answer from in an outage
 //! error, clock, call   what went wrong, what time it is, and what travels with every request
@@ -20,8 +22,9 @@
 //! ```
 //!
 //! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
-//! `redis` and `memory` import `threads` and never each other (`redis` its part of `settings`, too); `threads` imports only
-//! `error`, `clock` and `call`.
+//! `redis` and `memory` import `threads` and `breakers` and never each other (`redis` its part of `settings`, too);
+//! `threads` imports only `error`, `clock` and `call`, `breakers` these and `shutdown`; `settings` imports
+//! `breakers::policies` alone.
 //! Generated types appear only inside `grpc`, the redis crate only inside `redis`.
 //!
 //! # The path of one request

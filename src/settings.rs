@@ -22,6 +22,8 @@ use clap::Parser;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+use crate::breakers::policies::Policies;
+
 use layers::{Fault, Layers};
 
 pub use flags::Flags;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub redis: RedisSettings,
     /// Conversation threads.
     pub threads: ThreadSettings,
+    /// Circuit breakers.
+    pub breakers: BreakersSettings,
     /// What is kept in local memory.
     pub memory: MemorySettings,
     /// The log.
@@ -142,6 +146,14 @@ pub struct ThreadSettings {
     pub max_bytes: u64,
 }
 
+/// Holds what circuit breakers go by.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakersSettings {
+    /// The settings of model keys that have none stored, at most 1,000 lines.
+    pub policies: Policies,
+}
+
 /// Holds the bounds of local memory.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,6 +166,9 @@ pub struct MemorySettings {
     pub copy_bytes: u64,
     /// Threads among these copies, 0 (none) to 10,000,000.
     pub copy_threads: u64,
+    /// Breakers kept, 100 to 10,000,000; least recently used ones that are CLOSED and without settings or override make
+    /// room.
+    pub max_breakers: u64,
 }
 
 /// Holds what is logged and how.

@@ -35,6 +35,7 @@ pub(super) const LIMITS: &[(&str, Limit)] = &[
     ("memory.max_bytes", Limit::Size("64KiB", "1TiB")),
     ("memory.copy_bytes", Limit::Size("0", "1TiB")),
     ("memory.copy_threads", Limit::Count(0, 10_000_000)),
+    ("memory.max_breakers", Limit::Count(100, 10_000_000)),
 ];
 
 impl Limit {

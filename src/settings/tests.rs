@@ -73,7 +73,7 @@ impl Sources {
 
 #[test]
 fn embedded_defaults_load_and_validate() {
-    let Settings { server, redis, threads, memory, log } = sources().load();
+    let Settings { server, redis, threads, breakers, memory, log } = sources().load();
     assert_eq!(server.listen, [Listen::Tcp("127.0.0.1:50051".to_owned())]);
     assert_eq!(server.drain_deadline, Duration::from_secs(10));
     assert_eq!((server.max_request_bytes, server.max_response_bytes), (8 << 20, 64 << 20));
@@ -91,6 +91,8 @@ fn embedded_defaults_load_and_validate() {
     assert_eq!(threads.sweep_interval, Duration::from_hours(1));
     assert_eq!((threads.max_messages, threads.max_bytes), (100_000, 256 << 20));
     assert_eq!((memory.max_bytes, memory.copy_bytes, memory.copy_threads), (256 << 20, 64 << 20, 10_000));
+    assert_eq!(memory.max_breakers, 10_000);
+    assert_eq!(breakers.policies, Policies::default());
     assert_eq!((log.format, log.filter.as_str()), (LogFormat::Text, "info"));
 }
 
@@ -237,6 +239,18 @@ fn nested_and_listed_variables_reach_their_keys() {
 }
 
 #[test]
+fn policies_come_from_files_and_comma_separated_variables() {
+    let lines = ["openai:* llm open_duration=10s half_open_permits=3", "* rate"].map(str::to_owned);
+    let expected = Policies::parse(&lines).unwrap();
+    let file = sources().file(&format!("breakers.policies = {lines:?}"));
+    let variable = || sources().env("FUSEWIRE__BREAKERS__POLICIES", &lines.join(", "));
+    assert_eq!(file.load().breakers.policies, expected);
+    assert_eq!(variable().load().breakers.policies, expected);
+    let printed = format!("breakers.policies = {lines:?}  # environment FUSEWIRE__BREAKERS__POLICIES");
+    assert!(variable().printed().lines().any(|line| line == printed), "{printed}");
+}
+
+#[test]
 fn durations_and_sizes_take_their_written_forms() {
     let settings = sources().file("server = { max_request_bytes = 5000000, max_response_bytes = '16 MB', drain_deadline = '1m 5s' }").load();
     assert_eq!(
@@ -277,9 +291,11 @@ fn print_config_shows_every_setting_with_its_source() {
         .try_load()
         .unwrap();
     let lines: Vec<_> = printed.to_string().lines().map(str::to_owned).collect();
-    assert!(lines.is_sorted() && lines.len() == 34, "{printed}");
+    assert!(lines.is_sorted() && lines.len() == 36, "{printed}");
     for line in [
+        "breakers.policies = []  # defaults",
         "log.filter = \"info\"  # defaults",
+        "memory.max_breakers = 10000  # defaults",
         "redis.pool_size = 8  # .env REDIS_CONNECTION_POOL_SIZE",
         "redis.url = \"redis://app:***@host:6379/2\"  # environment REDIS_URL",
         "redis.db = 0  # not used: redis.url is given",

@@ -7,18 +7,19 @@ use std::{
 };
 
 /// For each part of the crate, the parts that it may name.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("error", &[]),
     ("clock", &[]),
     ("call", &["clock"]),
     ("shutdown", &[]),
-    ("settings", &[]),
+    ("settings", &["breakers"]),
     ("telemetry", &["settings"]),
     ("threads", &["error", "clock", "call"]),
-    ("memory", &["threads", "error", "clock", "call"]),
-    ("redis", &["threads", "error", "clock", "call", "settings"]),
-    ("fallback", &["threads", "error", "clock", "call"]),
-    ("grpc", &["threads", "error", "clock", "call", "shutdown"]),
+    ("breakers", &["error", "clock", "call", "shutdown"]),
+    ("memory", &["threads", "breakers", "error", "clock", "call"]),
+    ("redis", &["threads", "breakers", "error", "clock", "call", "settings"]),
+    ("fallback", &["threads", "breakers", "error", "clock", "call"]),
+    ("grpc", &["threads", "breakers", "error", "clock", "call", "shutdown"]),
 ];
 
 /// What only some parts may name at all.

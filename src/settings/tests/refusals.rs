@@ -15,6 +15,7 @@ fn ranges_are_kept_at_both_ends() {
         ("threads.default_ttl", ["1s", "365d"], ["999ms", "366d"]),
         ("threads.max_messages", ["1", "10000000"], ["0", "99999999999999999999"]),
         ("memory.max_bytes", ["64KiB", "1TiB"], ["1KiB", "99999999TiB"]),
+        ("memory.max_breakers", ["100", "10000000"], ["99", "10000001"]),
     ] {
         let with = |value: &str| sources().flags(&["--set", &format!("{key}={value}")]);
         for value in good {
@@ -51,6 +52,15 @@ fn a_refusal_names_key_source_and_reason() {
         ),
         (sources().file("redis.url = ['s3cr3t']"), "redis.url from file DIR/x.toml: must be a string"),
         (sources().file("redis.enabled = 1"), "redis.enabled from file DIR/x.toml: must be true or false"),
+        (
+            sources().env("FUSEWIRE__BREAKERS__POLICIES", "a rate,* llm open_duration=8d"),
+            "breakers.policies from environment FUSEWIRE__BREAKERS__POLICIES: line 2, \"* llm open_duration=8d\": \
+             open_duration: must be whole milliseconds, 1 ms to 7 days",
+        ),
+        (
+            sources().file("breakers.policies = ['']"),
+            "breakers.policies from file DIR/x.toml: line 1, \"\": must be PATTERN PROFILE [SETTING=VALUE]…",
+        ),
         (
             sources().file("server.listen = [1]"),
             "server.listen from file DIR/x.toml: must be a list of strings",
