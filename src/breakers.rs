@@ -7,12 +7,15 @@ use std::{fmt, time::Duration};
 
 use crate::clock::Timestamp;
 
+pub mod engine;
 pub mod key;
 pub mod operations;
 pub mod policies;
+pub mod policy;
 pub mod settings;
 pub mod store;
 
+pub use engine::Engine;
 pub use key::ModelKey;
 pub use operations::Breakers;
 pub use policies::Policies;

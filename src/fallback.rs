@@ -6,7 +6,6 @@
 
 use std::{future::Future, sync::Arc};
 
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
@@ -20,8 +19,10 @@ use crate::{
     },
 };
 
+mod breakers;
 mod reachability;
 
+pub use breakers::FallbackBreakers;
 pub use reachability::{Guarded, Reachability, State};
 
 /// Threads on a shared store, with copies in memory for its outages.
@@ -48,17 +49,8 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         Self { shared: Arc::new(shared), copies: Arc::new(copies), reachability }
     }
 
-    /// Probes the shared store for ever; a task of its own.
-    pub async fn watch_over<P, F>(self, token: CancellationToken, probe: P)
-    where
-        P: Fn() -> F,
-        F: Future<Output = Result<()>>,
-    {
-        self.reachability.run(token, probe, || self.give_up_unmerged()).await;
-    }
-
     /// Gives up what only memory has accepted, since the shared store serves again, and says how much that was.
-    fn give_up_unmerged(&self) {
+    pub fn give_up_unmerged(&self) {
         let lost = self.copies.release();
         if lost.messages > 0 || lost.threads > 0 {
             warn!(

@@ -11,6 +11,8 @@ use crate::{
     settings::RedisSettings,
 };
 
+mod breaker_reply;
+mod breakers;
 mod entry;
 mod fields;
 mod fork;
@@ -24,6 +26,7 @@ mod run;
 mod scripts;
 mod threads;
 
+pub use breakers::RedisBreakers;
 pub use threads::RedisThreads;
 
 /// What a greeting of Redis told.

@@ -69,7 +69,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         let redis = redis.clone();
         async move { redis.probe(PROBE).await }
     };
-    shutdown.spawn("probe", store.clone().watch_over(shutdown.token(), probe));
+    let (token, watched, threads) = (shutdown.token(), Arc::clone(&reachability), store.clone());
+    shutdown.spawn("probe", async move { watched.run(token, probe, || threads.give_up_unmerged()).await });
     let is_reachable = follow(&reachability, &shutdown);
     serve(settings, Arc::new(store), Some(is_reachable), shutdown).await
 }

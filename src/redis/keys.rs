@@ -1,6 +1,9 @@
 //! The names of everything kept in Redis. Keys of one thread share a hash tag and so a cluster slot.
 
-use crate::threads::{Owner, ThreadId};
+use crate::{
+    breakers::ModelKey,
+    threads::{Owner, ThreadId},
+};
 
 /// How many sorted sets the threads' expiries are spread over.
 pub(super) const SHARDS: u32 = 16;
@@ -13,6 +16,9 @@ pub(super) struct Keys {
 
 /// The six keys of a thread, in the order that every script on threads takes them.
 pub(super) type ThreadKeys = [String; 6];
+
+/// The five keys of a breaker, in the order that every script on breakers takes them.
+pub(super) type BreakerKeys = [String; 5];
 
 impl Keys {
     /// Keys behind `prefix`, which holds no braces.
@@ -53,6 +59,18 @@ impl Keys {
         format!("{}conversation_threads:sweep", self.prefix)
     }
 
+    /// A breaker's state, window, leases, settings and log. The hash tag is the whole name of the state.
+    pub(super) fn breaker(&self, key: &ModelKey) -> BreakerKeys {
+        let state = format!("{}circuit_breaker:{key}", self.prefix);
+        let part = |name: &str| format!("{{{state}}}:{name}");
+        [state.clone(), part("window"), part("leases"), part("settings"), part("log")]
+    }
+
+    /// Every breaker with a state, by its last change.
+    pub(super) fn breakers(&self) -> String {
+        format!("{}circuit_breakers", self.prefix)
+    }
+
     /// What a probe writes.
     pub(super) fn probe(&self) -> String {
         format!("{}conversation_threads:probe", self.prefix)
@@ -70,6 +88,9 @@ mod tests {
         for key in keys.thread(&id).iter().chain(&keys.staging(&id, "x")) {
             assert!(key.starts_with("prod:conversation_thread:{a:b}"), "{key}");
         }
+        let breaker = keys.breaker(&ModelKey::parse("", "openai:gpt-5").unwrap());
+        assert_eq!(breaker[0], "prod:circuit_breaker:openai:gpt-5");
+        assert_eq!(breaker[4], "{prod:circuit_breaker:openai:gpt-5}:log");
         assert_eq!(keys.thread(&id)[1], "prod:conversation_thread:{a:b}:messages");
     }
 }

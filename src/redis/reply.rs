@@ -20,6 +20,11 @@ impl Reply {
         Self(values.into_iter())
     }
 
+    /// The next value as it is.
+    pub(super) fn value(&mut self) -> Option<Value> {
+        self.0.next()
+    }
+
     /// The next value as bytes.
     pub(super) fn bytes(&mut self) -> Result<Bytes> {
         match self.0.next() {

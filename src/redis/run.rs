@@ -1,12 +1,13 @@
-//! Runs a script on a thread, and says what its refusals mean.
+//! Runs scripts, and says what the refusals of those on threads mean.
 
 use std::time::Duration;
 
 use bb8_redis::redis::{Script, ScriptInvocation, Value};
 
-use super::{reply::Reply, threads::RedisThreads};
+use super::{Redis, reply::Reply, threads::RedisThreads};
 use crate::{
     call::Call,
+    clock::Timestamp,
     error::{Error, Result},
     threads::ThreadId,
 };
@@ -22,9 +23,28 @@ impl RedisThreads {
         keys: &[String],
         arguments: impl Fn(&mut ScriptInvocation<'_>) + Send + Sync,
     ) -> Result<Reply> {
+        let (word, _, mut reply) = self.redis.run_script(call, operation, script, keys, arguments).await?;
+        match word.as_str() {
+            "OK" => Ok(reply),
+            _ => Err(refusal(&word, &mut reply, id)?),
+        }
+    }
+}
+
+impl Redis {
+    /// Runs a script that answers with a word and the present time. `arguments` adds what follows the latest moment at
+    /// which to write. Answers the word, the time, and what follows.
+    pub(super) async fn run_script(
+        &self,
+        call: &Call,
+        operation: &'static str,
+        script: &Script,
+        keys: &[String],
+        arguments: impl Fn(&mut ScriptInvocation<'_>) + Send + Sync,
+    ) -> Result<(String, Timestamp, Reply)> {
         // A late answer tells the time of Redis; the second attempt goes by it.
         for _ in 0..2 {
-            let not_after = self.redis.pool.not_after(call);
+            let not_after = self.pool.not_after(call);
             let mut invocation = script.prepare_invoke();
             for key in keys {
                 invocation.key(key);
@@ -33,7 +53,6 @@ impl RedisThreads {
             arguments(&mut invocation);
             let invocation = &invocation;
             let values: Vec<Value> = self
-                .redis
                 .pool
                 .run(call, operation, |mut connection| async move {
                     invocation.invoke_async(&mut connection).await
@@ -41,12 +60,10 @@ impl RedisThreads {
                 .await
                 .map_err(|error| name_key(error, keys))?;
             let mut reply = Reply::new(values);
-            let word = reply.text()?;
-            self.redis.pool.learn_time(reply.time()?);
-            match word.as_str() {
-                "OK" => return Ok(reply),
-                "LATE" => {}
-                _ => return Err(refusal(&word, &mut reply, id)?),
+            let (word, now) = (reply.text()?, reply.time()?);
+            self.pool.learn_time(now);
+            if word != "LATE" {
+                return Ok((word, now, reply));
             }
         }
         Err(Error::TimedOut(Duration::ZERO))

@@ -30,6 +30,31 @@ on_thread! {
     REINCARNATE = "reincarnate.lua";
 }
 
+macro_rules! on_breaker {
+    ($($name:ident = $($file:literal)+;)*) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("scripts/breaker.lua"),
+                $(include_str!(concat!("scripts/", $file)),)+
+            ))
+        });)*
+    };
+}
+
+on_breaker! {
+    BREAKER_LOAD = "breaker_load.lua";
+    BREAKER_RECORD = "breaker_record.lua";
+    BREAKER_LEASE = "breaker_trial.lua" "breaker_lease.lua";
+    BREAKER_SETTLE = "breaker_trial.lua" "breaker_settle.lua";
+    BREAKER_TRANSITION = "breaker_transition.lua";
+}
+
+pub(super) static BREAKER_LOG: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/breaker_log.lua")));
+pub(super) static BREAKER_CONFIGURE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/breaker_configure.lua")));
+pub(super) static BREAKER_UNLIST: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/breaker_unlist.lua")));
 pub(super) static FORK_WRITE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/fork_write.lua")));
 pub(super) static INDEX: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/index.lua")));

@@ -1,0 +1,334 @@
+//! Drives the policy over a store: asks it, offers the changes that are due, and tells callers what came of it.
+//!
+//! Whoever sees that a change is due offers it; the store lets exactly one win, and the losers look again. Nothing is
+//! held across a model call, and nothing that was decided here is trusted later without asking the store again.
+
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::join_all, stream};
+use tracing::{debug, info};
+
+use self::{known::Known, reports::Flights};
+use super::{
+    BreakerStore, Breakers, Lease, ModelKey, Permit, Policies, Position, State, View,
+    operations::{
+        Acquire, AcquireFirst, Acquired, AcquiredFirst, Breaker, BreakersPage, BreakersQuery, Configure,
+        Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
+    },
+    policy::{self, Cause},
+    store::{Change, LeaseRequest, LeaseResult, Leased, Listed, Terms, Told},
+};
+use crate::{
+    call::{Answer, Call, Source},
+    error::{Error, Result},
+    shutdown::Shutdown,
+};
+
+mod known;
+mod operators;
+mod reports;
+
+/// So many times somebody else may change a breaker under one request.
+const ATTEMPTS: usize = 32;
+/// Breakers read at once for a list.
+const LOOKS: usize = 32;
+
+/// Breakers on a store. Clones are the same engine.
+#[derive(Debug)]
+pub struct Engine<S>(Arc<Inner<S>>);
+
+#[derive(Debug)]
+struct Inner<S> {
+    store: S,
+    known: Known,
+    flights: Flights,
+    /// The name of this process in batches of reports.
+    instance: Arc<str>,
+    /// The number of the last batch of reports.
+    batches: AtomicU64,
+    shutdown: Shutdown,
+}
+
+impl<S> Clone for Engine<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: BreakerStore> Engine<S> {
+    /// Breakers on `store`, which `policies` hold for where no settings are stored. `instance` names this process,
+    /// another one at each start; its tasks run on `shutdown`.
+    pub fn new(store: S, policies: Policies, instance: &str, shutdown: Shutdown) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            known: Known::new(policies),
+            flights: Flights::default(),
+            instance: instance.into(),
+            batches: AtomicU64::new(0),
+            shutdown,
+        }))
+    }
+
+    /// Answers from the store.
+    fn answer<T>(&self, value: T) -> Answer<T> {
+        Answer { value, source: self.0.store.source() }
+    }
+
+    /// Refuses what must not be answered from memory.
+    fn check_source(&self, call: &Call, what: &'static str) -> Result<()> {
+        match self.0.store.source() {
+            Source::Local { .. } if call.require_shared => Err(Error::NeedsShared(what)),
+            Source::Local { .. } | Source::Shared => Ok(()),
+        }
+    }
+
+    /// Runs a mechanism with the settings in force: those that are known, or those that the store says hold instead.
+    async fn on_terms<T, F, Fut>(&self, key: &ModelKey, mechanism: F) -> Result<(T, Terms)>
+    where
+        F: Fn(Terms) -> Fut,
+        Fut: Future<Output = Result<Told<T>>>,
+    {
+        let mut terms = self.0.known.terms(key);
+        for _ in 0..ATTEMPTS {
+            match mechanism(terms.clone()).await? {
+                Told::Done(value) => return Ok((value, terms)),
+                Told::Outdated(stored) => terms = self.0.known.learn(key, stored),
+            }
+        }
+        Err(Error::BreakerChanged { key: key.to_string() })
+    }
+
+    async fn load(&self, call: &Call, key: &ModelKey) -> Result<(View, Terms)> {
+        let load = async |terms: Terms| self.0.store.load(call, key, &terms, false).await;
+        let ((view, _), terms) = self.on_terms(key, load).await?;
+        Ok((view, terms))
+    }
+
+    /// Offers a change. Answers the breaker afterwards, whoever changed it.
+    async fn offer(&self, call: &Call, key: &ModelKey, change: &Change) -> Result<(bool, View, Terms)> {
+        let offer = async |terms: Terms| self.0.store.transition(call, key, &terms, change).await;
+        let (changed, terms) = self.on_terms(key, offer).await?;
+        let Change { from, to, mode, reason, .. } = change;
+        let generation = changed.view.snapshot.position.generation;
+        if changed.won {
+            info!(breaker = %key, %from, %to, %mode, %reason, generation, "breaker changed");
+        } else {
+            debug!(breaker = %key, %to, %reason, generation, "breaker was changed by another first");
+        }
+        Ok((changed.won, changed.view, terms))
+    }
+
+    /// Offers what is due until nothing is.
+    async fn bring_up_to_date(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        (mut view, mut terms): (View, Terms),
+        mut cause: Cause,
+    ) -> Result<(View, Terms)> {
+        for _ in 0..ATTEMPTS {
+            let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) else {
+                return Ok((view, terms));
+            };
+            (_, view, terms) = self.offer(call, key, &change).await?;
+            // What was seen led to this change, or to another's.
+            cause = Cause { acquires: cause.acquires, ..Cause::default() };
+        }
+        Err(Error::BreakerChanged { key: key.to_string() })
+    }
+
+    fn describe(&self, key: &ModelKey, view: &View, terms: &Terms) -> Breaker {
+        let rejected = self.0.known.rejected(key, &view.snapshot.position);
+        policy::describe(key, view, &terms.settings, rejected)
+    }
+
+    async fn lease(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        request: LeaseRequest,
+        (id, length): (&str, Option<Duration>),
+    ) -> Result<(Leased, Terms)> {
+        let lease = async |terms: Terms| {
+            let length = length.unwrap_or(terms.settings.permit_lease);
+            self.0.store.lease(call, key, &terms, request, (id, length)).await
+        };
+        self.on_terms(key, lease).await
+    }
+
+    /// Asks until nothing is due any more, and then decides.
+    async fn admit(&self, call: &Call, acquire: &Acquire) -> Result<Acquired> {
+        let key = &acquire.key;
+        let id = acquire.request_id.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+        let cause = Cause { acquires: true, ..Cause::default() };
+        for _ in 0..ATTEMPTS {
+            let (Leased { view, result }, terms) =
+                self.lease(call, key, LeaseRequest::Grant, (&id, acquire.lease)).await?;
+            if let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) {
+                self.offer(call, key, &change).await?;
+                continue;
+            }
+            let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
+            let admission = policy::admission(&view, &terms.settings, result);
+            if let Some(rejection) = admission.rejection(key, state) {
+                self.0.known.count_rejection(key, &position);
+                return Ok(rejection.into());
+            }
+            let lease = lease_of(&view, result, &id);
+            return Ok(Acquired::Admitted { permit: Permit { key: key.clone(), position, lease }, state });
+        }
+        Err(Error::BreakerChanged { key: key.to_string() })
+    }
+
+    /// The permit that a request before this one was given in a trial, so that its retry takes no second one.
+    async fn find_permit(
+        &self,
+        call: &Call,
+        keys: &[ModelKey],
+        request_id: &str,
+    ) -> Result<Option<(usize, Permit)>> {
+        let looks = keys.iter().map(|key| self.lease(call, key, LeaseRequest::Find, (request_id, None)));
+        for ((index, key), looked) in keys.iter().enumerate().zip(join_all(looks).await) {
+            let (Leased { view, result }, _) = looked?;
+            if let Some(lease) = lease_of(&view, result, request_id) {
+                let position = view.snapshot.position;
+                return Ok(Some((index, Permit { key: key.clone(), position, lease: Some(lease) })));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read_listed(&self, call: &Call, listed: Listed) -> Result<Option<Breaker>> {
+        let (view, terms) = self.load(call, &listed.key).await?;
+        if view.snapshot.position == Position::default() {
+            // It expired or was deleted by hand. That it stays on the list for now is no failure of this request.
+            if let Err(error) = self.0.store.unlist(call, &listed).await {
+                debug!(breaker = %listed.key, %error, "could not take an expired breaker off the list");
+            }
+            return Ok(None);
+        }
+        Ok(Some(self.describe(&listed.key, &view, &terms)))
+    }
+}
+
+/// The lease that a live one is.
+fn lease_of(view: &View, result: LeaseResult, id: &str) -> Option<Lease> {
+    match result {
+        LeaseResult::Live(until) => {
+            Some(Lease { id: id.to_owned(), expire_time: Some(until), length: until.since(view.now) })
+        }
+        LeaseResult::Full | LeaseResult::Settled | LeaseResult::Absent | LeaseResult::NotLeasing => None,
+    }
+}
+
+impl<S: BreakerStore> Breakers for Engine<S> {
+    async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {
+        self.check_source(call, "acquire with require_shared")?;
+        Ok(self.answer(self.admit(call, acquire).await?))
+    }
+
+    async fn acquire_first(&self, call: &Call, first: &AcquireFirst) -> Result<Answer<AcquiredFirst>> {
+        self.check_source(call, "acquire with require_shared")?;
+        let mut rejections = Vec::new();
+        if let Some(request_id) = first.request_id.as_deref().filter(|_| first.keys.len() > 1) {
+            let permit = self.find_permit(call, &first.keys, request_id).await?;
+            if permit.is_some() {
+                return Ok(self.answer(AcquiredFirst { permit, rejections }));
+            }
+        }
+        for (index, key) in first.keys.iter().enumerate() {
+            let acquire =
+                Acquire { key: key.clone(), lease: first.lease, request_id: first.request_id.clone() };
+            match self.admit(call, &acquire).await? {
+                Acquired::Admitted { permit, .. } => {
+                    return Ok(self.answer(AcquiredFirst { permit: Some((index, permit)), rejections }));
+                }
+                Acquired::Rejected(rejection) => rejections.push(rejection),
+            }
+        }
+        Ok(self.answer(AcquiredFirst { permit: None, rejections }))
+    }
+
+    async fn renew(&self, call: &Call, permit: &Permit, length: Option<Duration>) -> Result<Answer<Renewed>> {
+        let key = &permit.key;
+        let (view, lease) = match &permit.lease {
+            None => (self.load(call, key).await?.0, None),
+            Some(lease) => {
+                let (Leased { view, result }, _) =
+                    self.lease(call, key, LeaseRequest::Renew, (&lease.id, length)).await?;
+                let Some(lease) = lease_of(&view, result, &lease.id) else {
+                    return Ok(self.answer(Renewed { permit: None }));
+                };
+                (view, Some(lease))
+            }
+        };
+        let is_current = policy::is_current(&view.snapshot, &permit.position);
+        let permit = is_current.then(|| Permit { lease, ..permit.clone() });
+        Ok(self.answer(Renewed { permit }))
+    }
+
+    async fn report(&self, call: &Call, report: Report) -> Result<Answer<Reported>> {
+        let reported = match report.permit.as_ref().and_then(|permit| permit.lease.as_ref()) {
+            Some(lease) => self.settle(call, &report, &lease.id).await?,
+            None => self.enqueue(report).await?,
+        };
+        Ok(self.answer(reported))
+    }
+
+    async fn inspect(&self, call: &Call, key: &ModelKey) -> Result<Answer<Inspected>> {
+        self.check_source(call, "a read with require_shared")?;
+        let load = async |terms: Terms| self.0.store.load(call, key, &terms, true).await;
+        let ((view, history), terms) = self.on_terms(key, load).await?;
+        let breaker = self.describe(key, &view, &terms);
+        Ok(self.answer(Inspected { breaker, settings: terms.settings, last_transition: history.last }))
+    }
+
+    async fn list(&self, call: &Call, query: &BreakersQuery) -> Result<Answer<BreakersPage>> {
+        let listed = self.0.store.list(call).await?;
+        let is_wanted = |listed: &Listed| {
+            let is_after = query.after.as_ref().is_none_or(|after| listed.key > *after);
+            is_after && listed.key.as_str().starts_with(&query.prefix)
+        };
+        let has_state = |state: State| query.states.is_empty() || query.states.contains(&state);
+        let reads = listed.into_iter().filter(is_wanted).map(|listed| self.read_listed(call, listed));
+        let mut reads = stream::iter(reads).buffered(LOOKS);
+        let (mut breakers, mut more) = (Vec::new(), false);
+        while let Some(read) = reads.next().await {
+            let Some(breaker) = read?.filter(|breaker| has_state(breaker.state)) else { continue };
+            if breakers.len() == query.limit {
+                more = true;
+                break;
+            }
+            breakers.push(breaker);
+        }
+        drop(reads);
+        Ok(self.answer(BreakersPage { breakers, more }))
+    }
+
+    async fn configure(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        configure: &Configure,
+    ) -> Result<Answer<Inspected>> {
+        Ok(self.answer(self.store_settings(call, key, configure).await?))
+    }
+
+    async fn operate(&self, call: &Call, key: &ModelKey, order: &Order) -> Result<Answer<Breaker>> {
+        Ok(self.answer(self.carry_out(call, key, order).await?))
+    }
+
+    async fn delete(&self, call: &Call, key: &ModelKey) -> Result<Answer<()>> {
+        self.0.store.remove(call, key).await?;
+        self.0.known.forget(key);
+        Ok(self.answer(()))
+    }
+
+    async fn transitions(&self, call: &Call, query: &TransitionsQuery) -> Result<Answer<TransitionsPage>> {
+        Ok(self.answer(self.read_log(call, query).await?))
+    }
+}

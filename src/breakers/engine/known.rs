@@ -1,0 +1,108 @@
+//! What this process remembers of keys: the settings that were last in force, and the calls that it rejected.
+//!
+//! All of it may be forgotten at any time: a store says when settings are outdated, and rejections are a count for
+//! people. So it is bounded by forgetting, and cheap.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::breakers::{
+    ModelKey, Position,
+    policies::Policies,
+    store::{StoredSettings, Terms},
+};
+
+/// Keys remembered at least; at most twice as many.
+const KEYS: usize = 10_000;
+
+#[derive(Debug)]
+pub(super) struct Known {
+    policies: Policies,
+    /// Keys used since the last change of the guard, and those used before and not since.
+    keys: Mutex<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    young: HashMap<ModelKey, Key>,
+    old: HashMap<ModelKey, Key>,
+}
+
+#[derive(Debug)]
+struct Key {
+    terms: Terms,
+    /// Calls rejected since the breaker stood there.
+    rejected: (Position, i64),
+}
+
+impl Known {
+    pub(super) fn new(policies: Policies) -> Self {
+        Self { policies, keys: Mutex::default() }
+    }
+
+    /// The settings that are known of a key: the configured policy, until a store said otherwise.
+    pub(super) fn terms(&self, key: &ModelKey) -> Terms {
+        self.with(key, |known| known.terms.clone())
+    }
+
+    /// Notes the settings that a store says are in force; none for the configured policy.
+    pub(super) fn learn(&self, key: &ModelKey, stored: Option<StoredSettings>) -> Terms {
+        let terms = match stored {
+            Some(stored) => {
+                Terms { settings: Arc::new(stored.settings), revision: stored.revision.as_str().into() }
+            }
+            None => self.configured(key),
+        };
+        self.with(key, |known| known.terms = terms.clone());
+        terms
+    }
+
+    /// Forgets a key.
+    pub(super) fn forget(&self, key: &ModelKey) {
+        let mut keys = self.lock();
+        keys.young.remove(key);
+        keys.old.remove(key);
+    }
+
+    /// Counts a call that was rejected where the breaker stood.
+    pub(super) fn count_rejection(&self, key: &ModelKey, position: &Position) {
+        self.with(key, |known| {
+            if known.rejected.0 != *position {
+                known.rejected = (position.clone(), 0);
+            }
+            known.rejected.1 += 1;
+        });
+    }
+
+    /// Calls rejected since the breaker stood there.
+    pub(super) fn rejected(&self, key: &ModelKey, position: &Position) -> i64 {
+        self.with(key, |known| if known.rejected.0 == *position { known.rejected.1 } else { 0 })
+    }
+
+    fn with<T>(&self, key: &ModelKey, act: impl FnOnce(&mut Key) -> T) -> T {
+        let mut keys = self.lock();
+        if let Some(known) = keys.young.get_mut(key) {
+            return act(known);
+        }
+        let mut known = keys
+            .old
+            .remove(key)
+            .unwrap_or_else(|| Key { terms: self.configured(key), rejected: (Position::default(), 0) });
+        let acted = act(&mut known);
+        if keys.young.len() >= KEYS {
+            keys.old = std::mem::take(&mut keys.young);
+        }
+        keys.young.insert(key.clone(), known);
+        acted
+    }
+
+    fn configured(&self, key: &ModelKey) -> Terms {
+        Terms { settings: self.policies.settings_of(key), revision: "".into() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

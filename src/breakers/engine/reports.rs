@@ -1,0 +1,247 @@
+//! Reports. Those without lease travel together: while a batch of a key is under way, further ones of that key wait and
+//! go with the next. A report on an idle key starts at once, so nothing waits on a timer.
+//!
+//! A batch is carried by a task of the process, never by a caller's future: a caller that goes away takes no other
+//! caller's report with it, nor its own.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::Engine;
+use crate::{
+    breakers::{
+        BreakerSettings, BreakerStore, Disposition, ModelKey, Position, View,
+        operations::{Report, Reported},
+        policy::{self, Cause},
+        store::{Batch, Group, Mark, Recorded, Settlement, Terms, Wish},
+    },
+    call::Call,
+    error::{Error, Result},
+};
+
+/// Reports in one script call at most, so that no call holds up Redis for long.
+const BATCH: usize = 1000;
+
+/// The keys with a batch under way, and the reports that wait for the next.
+#[derive(Debug, Default)]
+pub(super) struct Flights(Mutex<HashMap<ModelKey, Vec<Waiting>>>);
+
+#[derive(Debug)]
+struct Waiting {
+    report: Report,
+    told: oneshot::Sender<Result<Reported>>,
+}
+
+impl Flights {
+    /// Adds a report; says whether a flight must be started for it.
+    fn board(&self, waiting: Waiting) -> bool {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut starts = false;
+        let key = waiting.report.key.clone();
+        let queue = flights.entry(key).or_insert_with(|| {
+            starts = true;
+            Vec::new()
+        });
+        queue.push(waiting);
+        starts
+    }
+
+    /// Takes the reports that wait; none ends the flight.
+    fn next(&self, key: &ModelKey) -> Option<Vec<Waiting>> {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = flights.get_mut(key)?;
+        if queue.is_empty() {
+            flights.remove(key);
+            return None;
+        }
+        let rest = queue.split_off(queue.len().min(BATCH));
+        Some(std::mem::replace(queue, rest))
+    }
+}
+
+impl<S: BreakerStore> Engine<S> {
+    /// Hands a report over and waits for what comes of it.
+    pub(super) async fn enqueue(&self, report: Report) -> Result<Reported> {
+        let (told, hears) = oneshot::channel();
+        let key = report.key.clone();
+        if self.0.flights.board(Waiting { report, told }) {
+            let engine = self.clone();
+            self.0.shutdown.spawn("reports", async move { engine.fly(&key).await });
+        }
+        hears.await.map_err(|_| Error::Internal("a batch of reports was given up".into()))?
+    }
+
+    async fn fly(&self, key: &ModelKey) {
+        while let Some(waiting) = self.0.flights.next(key) {
+            let (reports, callers): (Vec<_>, Vec<_>) =
+                waiting.into_iter().map(|waiting| (waiting.report, waiting.told)).unzip();
+            match self.record(key, &reports).await {
+                Ok(reported) => {
+                    for (told, reported) in callers.into_iter().zip(reported) {
+                        // Whoever does not wait any more is not told.
+                        let _ = told.send(Ok(reported));
+                    }
+                }
+                Err(error) => {
+                    for told in callers {
+                        let _ = told.send(Err(share(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Records reports, brings about what they lead to, and says what each one did.
+    async fn record(&self, key: &ModelKey, reports: &[Report]) -> Result<Vec<Reported>> {
+        // No caller's deadline counts for the others.
+        let call = Call::default();
+        let number = self.0.batches.fetch_add(1, Ordering::Relaxed) + 1;
+        let record = async |terms: Terms| {
+            let groups = group(reports, &terms.settings);
+            let batch = Batch { instance: self.0.instance.clone(), number, groups };
+            self.0.store.record(&call, key, &terms, &batch).await
+        };
+        let (recorded, terms) = self.on_terms(key, record).await?;
+        let Recorded { view, groups, longest_run } = recorded;
+        let sizes = group_sizes(reports);
+        let dispositions: Vec<_> =
+            groups.into_iter().zip(sizes).flat_map(|(did, size)| std::iter::repeat_n(did, size)).collect();
+        let cause = cause_of(reports.iter().zip(&dispositions), longest_run);
+        let late = reports.iter().zip(&dispositions).filter(|(_, did)| **did == Disposition::Stale);
+        let (view, terms) =
+            self.conclude(&call, key, (view, terms), cause, late.map(|(report, _)| report)).await;
+        let breaker = self.describe(key, &view, &terms);
+        let tell = |(report, did): (&Report, Disposition)| {
+            let is_neutral = did == Disposition::Applied && report.outcome.is_neutral();
+            let disposition = if is_neutral { Disposition::Neutral } else { did };
+            Reported { disposition, breaker: breaker.clone() }
+        };
+        Ok(reports.iter().zip(dispositions).map(tell).collect())
+    }
+
+    /// Ends a trial permit's lease with the outcome of its call.
+    pub(super) async fn settle(&self, call: &Call, report: &Report, lease: &str) -> Result<Reported> {
+        let key = &report.key;
+        let settle = async |terms: Terms| {
+            let settlement = Settlement {
+                position: position_of(report).unwrap_or_default(),
+                lease: lease.to_owned(),
+                mark: mark(report, &terms.settings),
+                wish: wish(report, &terms.settings),
+            };
+            self.0.store.settle(call, key, &terms, &settlement).await
+        };
+        let (settled, terms) = self.on_terms(key, settle).await?;
+        let cause = cause_of([(report, &settled.disposition)], 0);
+        let late = (settled.disposition == Disposition::Stale).then_some(report);
+        let (view, terms) = self.conclude(call, key, (settled.view, terms), cause, late).await;
+        Ok(Reported { disposition: settled.disposition, breaker: self.describe(key, &view, &terms) })
+    }
+
+    /// Offers the changes that reports lead to. The reports are stored: should an offer fail, they must not be sent
+    /// again for that, and the next call on any instance makes it.
+    async fn conclude<'a>(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        stands: (View, Terms),
+        cause: Cause,
+        late: impl IntoIterator<Item = &'a Report>,
+    ) -> (View, Terms) {
+        let late: Vec<_> = late.into_iter().filter(|report| report.retry_after.is_some()).collect();
+        let concluded = async {
+            let (mut view, mut terms) = self.bring_up_to_date(call, key, stands.clone(), cause).await?;
+            for _ in 0..super::ATTEMPTS {
+                let Some(change) = extension(&view, &terms, &late) else { break };
+                (_, view, terms) = self.offer(call, key, &change).await?;
+            }
+            Ok::<_, Error>((view, terms))
+        };
+        match concluded.await {
+            Ok(concluded) => concluded,
+            Err(error) => {
+                warn!(breaker = %key, %error, "a change is due that could not be made yet");
+                stands
+            }
+        }
+    }
+}
+
+/// The change that the longest wish of late reports leads to.
+fn extension(view: &View, terms: &Terms, late: &[&Report]) -> Option<crate::breakers::store::Change> {
+    let asks = late.iter().filter_map(|report| {
+        let wish = wish(report, &terms.settings)?;
+        let position = position_of(report)?;
+        Some((wish.length, policy::extension(view, &terms.settings, &position, &wish, &report.detail)?))
+    });
+    asks.max_by_key(|(length, _)| *length).map(|(_, change)| change)
+}
+
+fn position_of(report: &Report) -> Option<Position> {
+    report.permit.as_ref().map(|permit| permit.position.clone())
+}
+
+fn mark(report: &Report, settings: &BreakerSettings) -> Mark {
+    Mark { outcome: report.outcome, is_slow: settings.is_slow(report.duration) }
+}
+
+/// The pause that a report asks for, if its outcome is one that may.
+fn wish(report: &Report, settings: &BreakerSettings) -> Option<Wish> {
+    let asks = |length: &Duration| report.outcome.asks_for_pause() && *length >= Duration::from_millis(1);
+    let length = report.retry_after.filter(asks)?.min(settings.max_retry_after);
+    Some(Wish { length, outcome: report.outcome })
+}
+
+/// Puts reports in a row of the same position together.
+fn group(reports: &[Report], settings: &BreakerSettings) -> Vec<Group> {
+    let same = |a: &Report, b: &Report| position_of(a) == position_of(b);
+    let groups = reports.chunk_by(same).map(|reports| Group {
+        position: reports.first().and_then(position_of),
+        marks: reports.iter().map(|report| mark(report, settings).as_byte()).collect(),
+        wish: reports.iter().filter_map(|report| wish(report, settings)).max_by_key(|wish| wish.length),
+    });
+    groups.collect()
+}
+
+fn group_sizes(reports: &[Report]) -> impl Iterator<Item = usize> {
+    reports.chunk_by(|a, b| position_of(a) == position_of(b)).map(<[Report]>::len)
+}
+
+/// What counted reports say about a change: the last one that is against the model.
+fn cause_of<'a>(reports: impl IntoIterator<Item = (&'a Report, &'a Disposition)>, longest_run: i64) -> Cause {
+    let counted = reports.into_iter().filter(|(_, did)| **did == Disposition::Applied);
+    let (mut last, mut against) = (None, None);
+    for (report, _) in counted {
+        last = Some(report);
+        if report.outcome.is_failure() {
+            against = Some(report);
+        }
+    }
+    let report = against.or(last);
+    Cause {
+        acquires: false,
+        longest_run,
+        outcome: report.map(|report| report.outcome),
+        detail: report.map(|report| report.detail.clone()).unwrap_or_default(),
+    }
+}
+
+/// The same error for another caller of the same batch.
+fn share(error: &Error) -> Error {
+    match error {
+        Error::Unreachable(cause) => Error::Unreachable(cause.to_string().into()),
+        Error::TimedOut(limit) => Error::TimedOut(*limit),
+        Error::Misconfigured(cause) => Error::Misconfigured(cause.to_string().into()),
+        Error::RedisOutOfMemory => Error::RedisOutOfMemory,
+        Error::StoreFull { what, limit } => Error::StoreFull { what, limit: *limit },
+        Error::Corrupt { key, seq } => Error::Corrupt { key: key.clone(), seq: *seq },
+        Error::BreakerChanged { key } => Error::BreakerChanged { key: key.clone() },
+        other => Error::Internal(other.to_string().into()),
+    }
+}

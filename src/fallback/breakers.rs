@@ -1,0 +1,138 @@
+//! Breakers on a shared store, with breakers of this process for its outages: the same policy, under epochs of its own.
+//!
+//! What speaks for the whole fleet (settings, orders) is refused in an outage. Permits and counts of memory end with the
+//! outage; those of the shared store do not count in memory.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{Guarded, Reachability};
+use crate::{
+    breakers::{
+        Breakers, ModelKey, Permit,
+        operations::{
+            Acquire, AcquireFirst, Acquired, AcquiredFirst, Breaker, BreakersPage, BreakersQuery, Configure,
+            Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
+        },
+    },
+    call::{Answer, Call, Source},
+    clock::{Clock, Timestamp},
+    error::{Error, Result},
+};
+
+/// Breakers of a shared store, or of memory while it is unreachable.
+#[derive(Debug)]
+pub struct FallbackBreakers<S, L> {
+    shared: S,
+    local: L,
+    reachability: Arc<Reachability>,
+    clock: Arc<dyn Clock>,
+    /// When the shared store answered last, in ms; 0: never.
+    heard: AtomicI64,
+}
+
+impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
+    /// Puts `local` behind `shared`.
+    pub fn new(shared: S, local: L, reachability: Arc<Reachability>, clock: Arc<dyn Clock>) -> Self {
+        Self { shared, local, reachability, clock, heard: AtomicI64::new(0) }
+    }
+
+    /// Asks the shared store, or memory if that is unreachable.
+    async fn choose<T>(
+        &self,
+        call: &Call,
+        what: &'static str,
+        shared: impl Future<Output = Result<Answer<T>>>,
+        local: impl Future<Output = Result<Answer<T>>>,
+    ) -> Result<Answer<T>> {
+        match self.reachability.guard(shared).await {
+            Guarded::Answered(answer) => {
+                if answer.is_ok() {
+                    self.heard.store(self.clock.now().as_millis(), Ordering::Relaxed);
+                }
+                answer
+            }
+            Guarded::Lost if call.require_shared => Err(Error::NeedsShared(what)),
+            Guarded::Lost => {
+                let Answer { value, .. } = local.await?;
+                let as_of = Timestamp::from_millis(self.heard.load(Ordering::Relaxed));
+                let as_of = if as_of == Timestamp::default() { self.clock.now() } else { as_of };
+                Ok(Answer { value, source: Source::Local { as_of: Some(as_of) } })
+            }
+        }
+    }
+
+    /// Asks the shared store alone.
+    async fn insist<T>(
+        &self,
+        what: &'static str,
+        shared: impl Future<Output = Result<Answer<T>>>,
+    ) -> Result<Answer<T>> {
+        match self.reachability.guard(shared).await {
+            Guarded::Answered(answer) => answer,
+            Guarded::Lost => Err(Error::NeedsShared(what)),
+        }
+    }
+}
+
+impl<S: Breakers, L: Breakers> Breakers for FallbackBreakers<S, L> {
+    async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {
+        let (shared, local) = (self.shared.acquire(call, acquire), self.local.acquire(call, acquire));
+        self.choose(call, "acquire with require_shared", shared, local).await
+    }
+
+    async fn acquire_first(&self, call: &Call, first: &AcquireFirst) -> Result<Answer<AcquiredFirst>> {
+        let shared = self.shared.acquire_first(call, first);
+        let local = self.local.acquire_first(call, first);
+        self.choose(call, "acquire with require_shared", shared, local).await
+    }
+
+    async fn renew(&self, call: &Call, permit: &Permit, lease: Option<Duration>) -> Result<Answer<Renewed>> {
+        let shared = self.shared.renew(call, permit, lease);
+        let local = self.local.renew(call, permit, lease);
+        self.choose(call, "a renewal", shared, local).await
+    }
+
+    async fn report(&self, call: &Call, report: Report) -> Result<Answer<Reported>> {
+        let (shared, local) = (self.shared.report(call, report.clone()), self.local.report(call, report));
+        self.choose(call, "a report", shared, local).await
+    }
+
+    async fn inspect(&self, call: &Call, key: &ModelKey) -> Result<Answer<Inspected>> {
+        let (shared, local) = (self.shared.inspect(call, key), self.local.inspect(call, key));
+        self.choose(call, "a read with require_shared", shared, local).await
+    }
+
+    async fn list(&self, call: &Call, query: &BreakersQuery) -> Result<Answer<BreakersPage>> {
+        let (shared, local) = (self.shared.list(call, query), self.local.list(call, query));
+        self.choose(call, "a list", shared, local).await
+    }
+
+    async fn configure(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        configure: &Configure,
+    ) -> Result<Answer<Inspected>> {
+        self.insist("a change of settings", self.shared.configure(call, key, configure)).await
+    }
+
+    async fn operate(&self, call: &Call, key: &ModelKey, order: &Order) -> Result<Answer<Breaker>> {
+        self.insist("an operator's order", self.shared.operate(call, key, order)).await
+    }
+
+    async fn delete(&self, call: &Call, key: &ModelKey) -> Result<Answer<()>> {
+        self.insist("a deletion", self.shared.delete(call, key)).await
+    }
+
+    async fn transitions(&self, call: &Call, query: &TransitionsQuery) -> Result<Answer<TransitionsPage>> {
+        let (shared, local) = (self.shared.transitions(call, query), self.local.transitions(call, query));
+        self.choose(call, "a read with require_shared", shared, local).await
+    }
+}

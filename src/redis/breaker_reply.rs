@@ -1,0 +1,170 @@
+//! Reads what the scripts on breakers answer.
+
+use std::collections::HashMap;
+
+use bb8_redis::redis::Value;
+
+use super::reply::Reply;
+use crate::{
+    breakers::{
+        BreakerSettings, Counts, Disposition, History, Mode, ModeOverride, Outcome, Pause, Position, Reason,
+        Snapshot, State, Totals, Transition, View, store::StoredSettings,
+    },
+    clock::Timestamp,
+    error::{Error, Result, Violation},
+};
+
+/// Reads how a breaker stands: three lists, as `breaker.lua` tells them.
+pub(super) fn view(now: Timestamp, reply: &mut Reply) -> Result<View> {
+    let mut core = Texts(reply.list()?);
+    let mut rest = Texts(reply.list()?);
+    let totals = totals(&mut reply.list()?)?;
+    let state = core.named("state", State::parse)?.unwrap_or_default();
+    let position =
+        Position { epoch: core.text()?.unwrap_or_default(), generation: core.int()?.unwrap_or_default() };
+    let (fence, fence_before) = (core.int()?.unwrap_or_default(), core.int()?.unwrap_or_default());
+    let mode = core.named("mode", Mode::parse)?.unwrap_or_default();
+    let (expire_time, since, opened) = (core.time()?, core.time()?, core.time()?);
+    let open_until = core.time()?;
+    let attempts = u32::try_from(core.int()?.unwrap_or_default()).unwrap_or_default();
+    let last_failure = core.time()?;
+    let mut before = Counts::default();
+    let mut mode_override = None;
+    if rest.0.len() > 0 {
+        for count in [&mut before.calls, &mut before.failures, &mut before.slow, &mut before.run] {
+            *count = rest.int()?.unwrap_or_default();
+        }
+        let (reason, actor) = (rest.text()?.unwrap_or_default(), rest.text()?.unwrap_or_default());
+        let set_time = rest.time()?.unwrap_or_default();
+        mode_override =
+            (mode != Mode::Automatic).then_some(ModeOverride { reason, actor, set_time, expire_time });
+    }
+    let snapshot = Snapshot {
+        position,
+        fence,
+        fence_before,
+        state,
+        mode,
+        since: since.or(opened).unwrap_or_default(),
+        open_until: open_until.filter(|_| state == State::Open),
+        attempts,
+        mode_override,
+        before,
+        last_failure,
+    };
+    Ok(View { now, snapshot, totals })
+}
+
+fn totals(reply: &mut Reply) -> Result<Totals> {
+    let counts =
+        Counts { calls: reply.int()?, failures: reply.int()?, slow: reply.int()?, run: reply.int()? };
+    let (reporters, leases) = (reply.int()?, reply.int()?);
+    let last_failure = reply.expiry()?;
+    let until = reply.time()?;
+    let pause = Outcome::parse(&reply.text()?).map(|outcome| Pause { until, outcome });
+    Ok(Totals { counts, reporters, leases, last_failure, pause })
+}
+
+/// Reads what a load tells beside the view: the newest log entry and the operators' requests.
+pub(super) fn history(view: &View, reply: &mut Reply) -> Result<History> {
+    let last = transitions(&view.snapshot.position.epoch, &mut reply.list()?)?.pop();
+    let requests = reply.text()?.split_whitespace().map(str::to_owned).collect();
+    Ok(History { last, requests })
+}
+
+/// Reads log entries, each an id and a list of names and values.
+pub(super) fn transitions(epoch: &str, entries: &mut Reply) -> Result<Vec<Transition>> {
+    let mut read = Vec::with_capacity(entries.len());
+    while entries.len() > 0 {
+        let mut entry = entries.list()?;
+        let id = entry.text()?;
+        let fields = pairs(&mut entry.list()?)?;
+        let transition = transition(epoch, &id, &fields)
+            .ok_or_else(|| Error::Internal(format!("log entry {id} cannot be read").into()))?;
+        read.push(transition);
+    }
+    Ok(read)
+}
+
+fn transition(epoch: &str, id: &str, fields: &HashMap<String, String>) -> Option<Transition> {
+    let field = |name: &str| fields.get(name).map_or("", String::as_str);
+    let time = |name: &str| field(name).parse().ok().map(Timestamp::from_millis);
+    Some(Transition {
+        position: Position { epoch: epoch.to_owned(), generation: id.split('-').next()?.parse().ok()? },
+        from: State::parse(field("from"))?,
+        to: State::parse(field("to"))?,
+        mode: Mode::parse(field("mode"))?,
+        time: time("at")?,
+        reason: Reason::parse(field("reason"))?,
+        outcome: Outcome::parse(field("outcome")),
+        actor: field("actor").to_owned(),
+        detail: field("detail").to_owned(),
+        instance: field("instance").to_owned(),
+        open_until: time("openUntil"),
+    })
+}
+
+/// Reads the stored settings; an empty hash is none.
+pub(super) fn stored_settings(reply: &mut Reply) -> Result<Option<StoredSettings>> {
+    let mut fields = pairs(reply)?;
+    let Some(revision) = fields.remove("revision") else { return Ok(None) };
+    let mut settings = BreakerSettings::default();
+    for (name, value) in &fields {
+        // What a newer version stored beside is passed over; what was made by hand may be anything.
+        let _ = settings.set(name, value);
+    }
+    if let Some(violation) = settings.violations().first() {
+        let Violation { field, reason } = violation;
+        return Err(Error::Internal(format!("stored settings: {field} {reason}").into()));
+    }
+    Ok(Some(StoredSettings { settings, revision }))
+}
+
+/// Reads what happened to a report.
+pub(super) fn disposition(word: &str) -> Result<Disposition> {
+    match word {
+        "APPLIED" => Ok(Disposition::Applied),
+        "NEUTRAL" => Ok(Disposition::Neutral),
+        "STALE" => Ok(Disposition::Stale),
+        other => Err(Error::Internal(format!("a report is {other:?}").into())),
+    }
+}
+
+fn pairs(reply: &mut Reply) -> Result<HashMap<String, String>> {
+    let mut pairs = HashMap::new();
+    while reply.len() > 0 {
+        pairs.insert(reply.text()?, reply.text()?);
+    }
+    Ok(pairs)
+}
+
+/// The values of a hash's fields, some of which may not be there, or be empty.
+struct Texts(Reply);
+
+impl Texts {
+    fn text(&mut self) -> Result<Option<String>> {
+        match self.0.value() {
+            None | Some(Value::Nil) => Ok(None),
+            Some(value) => {
+                Reply::new(vec![value]).text().map(|text| Some(text).filter(|text| !text.is_empty()))
+            }
+        }
+    }
+
+    fn int(&mut self) -> Result<Option<i64>> {
+        self.text()?
+            .map(|text| text.parse().map_err(|_| Error::Internal(format!("{text:?} is no number").into())))
+            .transpose()
+    }
+
+    /// A moment; 0 is none.
+    fn time(&mut self) -> Result<Option<Timestamp>> {
+        Ok(self.int()?.filter(|millis| *millis != 0).map(Timestamp::from_millis))
+    }
+
+    fn named<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+        self.text()?
+            .map(|text| parse(&text).ok_or_else(|| Error::Internal(format!("{text:?} is no {name}").into())))
+            .transpose()
+    }
+}

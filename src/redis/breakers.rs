@@ -1,0 +1,387 @@
+//! Breakers in Redis: one script a mechanism.
+
+use std::time::Duration;
+
+use bb8_redis::redis::{Script, ScriptInvocation, Value, cmd};
+
+use super::{Redis, breaker_reply as told, reply::Reply, scripts};
+use crate::{
+    breakers::{
+        BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
+        store::{
+            Batch, Change, Changed, LeaseRequest, LeaseResult, Leased, Listed, Recorded, Settled, Settlement,
+            Terms, Told, Wish,
+        },
+    },
+    breakers::{History, Log, View},
+    call::{Call, Source},
+    clock::{Timestamp, fresh_id},
+    error::{Error, Result},
+};
+
+/// Keeps breakers in Redis, shared by every instance.
+#[derive(Debug, Clone)]
+pub struct RedisBreakers {
+    redis: Redis,
+    /// The name of this process in logs of breakers.
+    instance: String,
+}
+
+/// What a script answered where it went by the settings in force.
+enum Heard {
+    /// What follows the word and the time.
+    Told(Timestamp, Reply),
+    /// The key is new, and the script may not create it.
+    Unborn,
+}
+
+impl RedisBreakers {
+    /// Breakers behind a connection; changes are logged as made by `instance`.
+    pub fn new(redis: Redis, instance: &str) -> Self {
+        Self { redis, instance: instance.to_owned() }
+    }
+
+    /// Runs a mechanism's script. `arguments` adds what follows the terms.
+    async fn run(
+        &self,
+        call: &Call,
+        operation: &'static str,
+        script: &Script,
+        key: &ModelKey,
+        terms: &Terms,
+        arguments: impl Fn(&mut ScriptInvocation<'_>) + Send + Sync,
+    ) -> Result<Told<Heard>> {
+        let keys = self.redis.keys.breaker(key);
+        let (kind, size) = match terms.settings.window() {
+            None => ("none", 0),
+            Some(Window::Count(size)) => ("count", size),
+            Some(Window::Time(seconds)) => ("time", seconds),
+        };
+        let (word, now, mut reply) = self
+            .redis
+            .run_script(call, operation, script, &keys, |script| {
+                script.arg(&*terms.revision).arg(kind).arg(size).arg(terms.settings.min_reporters);
+                arguments(script);
+            })
+            .await?;
+        match word.as_str() {
+            "OK" => Ok(Told::Done(Heard::Told(now, reply))),
+            "UNBORN" => Ok(Told::Done(Heard::Unborn)),
+            "OUTDATED" => told::stored_settings(&mut reply.list()?).map(Told::Outdated),
+            "CORRUPT" => Err(Error::Corrupt { key: reply.text()?, seq: 0 }),
+            other => Err(Error::Internal(format!("a script answered {other:?}").into())),
+        }
+    }
+
+    /// Lists a key before it has a state, so that no state is ever without its place in the list.
+    async fn list_before(&self, call: &Call, key: &ModelKey) -> Result<()> {
+        let mut add = cmd("ZADD");
+        let now = self.redis.pool.redis_now().as_millis();
+        add.arg(self.redis.keys.breakers()).arg(now).arg(key.as_str());
+        let add = &add;
+        self.redis
+            .pool
+            .run(call, "list breaker", |mut connection| async move {
+                add.query_async::<()>(&mut connection).await
+            })
+            .await
+    }
+
+    async fn record_as(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        batch: &Batch,
+        creates: bool,
+    ) -> Result<Told<Heard>> {
+        let epoch = if creates { fresh_id(&self.redis.clock) } else { String::new() };
+        self.run(call, "record", &scripts::BREAKER_RECORD, key, terms, |script| {
+            script.arg(&*batch.instance).arg(batch.number).arg(u8::from(creates)).arg(&epoch);
+            for group in &batch.groups {
+                match &group.position {
+                    Some(position) => script.arg(&position.epoch).arg(position.generation),
+                    None => script.arg("").arg(-1),
+                };
+                script.arg(&group.marks);
+                add_wish(script, group.wish);
+            }
+        })
+        .await
+    }
+}
+
+fn add_wish(script: &mut ScriptInvocation<'_>, wish: Option<Wish>) {
+    match wish {
+        Some(wish) => script.arg(millis(wish.length)).arg(wish.outcome.as_str()),
+        None => script.arg(0).arg(""),
+    };
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A length in ms; -1 for none.
+fn optional_millis(length: Option<Duration>) -> i64 {
+    length.map_or(-1, |length| i64::try_from(length.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl<T> Told<T> {
+    fn map<U>(self, told: impl FnOnce(T) -> Result<U>) -> Result<Told<U>> {
+        match self {
+            Self::Done(value) => told(value).map(Told::Done),
+            Self::Outdated(settings) => Ok(Told::Outdated(settings)),
+        }
+    }
+}
+
+impl Heard {
+    fn told(self) -> Result<(Timestamp, Reply)> {
+        match self {
+            Self::Told(now, reply) => Ok((now, reply)),
+            Self::Unborn => Err(Error::Internal("a breaker was not created where it may be".into())),
+        }
+    }
+}
+
+impl BreakerStore for RedisBreakers {
+    fn source(&self) -> Source {
+        Source::Shared
+    }
+
+    async fn load(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        with_history: bool,
+    ) -> Result<Told<(View, History)>> {
+        let heard = self
+            .run(call, "load", &scripts::BREAKER_LOAD, key, terms, |script| {
+                script.arg(u8::from(with_history));
+            })
+            .await?;
+        heard.map(|heard| {
+            let (now, mut reply) = heard.told()?;
+            let view = told::view(now, &mut reply)?;
+            let history = if with_history { told::history(&view, &mut reply)? } else { History::default() };
+            Ok((view, history))
+        })
+    }
+
+    async fn record(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        batch: &Batch,
+    ) -> Result<Told<Recorded>> {
+        let heard = match self.record_as(call, key, terms, batch, false).await? {
+            Told::Done(Heard::Unborn) => {
+                self.list_before(call, key).await?;
+                self.record_as(call, key, terms, batch, true).await?
+            }
+            heard @ (Told::Done(Heard::Told(..)) | Told::Outdated(_)) => heard,
+        };
+        heard.map(|heard| {
+            let (now, mut reply) = heard.told()?;
+            let view = told::view(now, &mut reply)?;
+            let mut groups = reply.list()?;
+            let groups = std::iter::repeat_with(|| told::disposition(&groups.text()?))
+                .take(batch.groups.len())
+                .collect::<Result<_>>()?;
+            Ok(Recorded { view, groups, longest_run: reply.int()? })
+        })
+    }
+
+    async fn lease(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        request: LeaseRequest,
+        (id, length): (&str, Duration),
+    ) -> Result<Told<Leased>> {
+        let what = match request {
+            LeaseRequest::Grant => "GRANT",
+            LeaseRequest::Find => "FIND",
+            LeaseRequest::Renew => "RENEW",
+        };
+        let heard = self
+            .run(call, "lease", &scripts::BREAKER_LEASE, key, terms, |script| {
+                script.arg(counts_expired(&terms.settings)).arg(what).arg(id).arg(millis(length));
+                script.arg(terms.settings.half_open_permits);
+            })
+            .await?;
+        heard.map(|heard| {
+            let (now, mut reply) = heard.told()?;
+            let view = told::view(now, &mut reply)?;
+            let word = reply.text()?;
+            let result = match word.as_str() {
+                "LIVE" => LeaseResult::Live(reply.time()?),
+                "FULL" => LeaseResult::Full,
+                "SETTLED" => LeaseResult::Settled,
+                "ABSENT" => LeaseResult::Absent,
+                "NOT_LEASING" => LeaseResult::NotLeasing,
+                other => return Err(Error::Internal(format!("a lease is {other:?}").into())),
+            };
+            Ok(Leased { view, result })
+        })
+    }
+
+    async fn settle(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        settlement: &Settlement,
+    ) -> Result<Told<Settled>> {
+        let heard = self
+            .run(call, "settle", &scripts::BREAKER_SETTLE, key, terms, |script| {
+                script.arg(counts_expired(&terms.settings));
+                script.arg(&settlement.position.epoch).arg(settlement.position.generation);
+                script.arg(&settlement.lease).arg(&[settlement.mark.as_byte()][..]);
+                add_wish(script, settlement.wish);
+            })
+            .await?;
+        heard.map(|heard| {
+            let (now, mut reply) = heard.told()?;
+            let view = told::view(now, &mut reply)?;
+            Ok(Settled { view, disposition: told::disposition(&reply.text()?)? })
+        })
+    }
+
+    async fn transition(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        change: &Change,
+    ) -> Result<Told<Changed>> {
+        self.list_before(call, key).await?;
+        let epoch = fresh_id(&self.redis.clock);
+        let heard = self
+            .run(call, "transition", &scripts::BREAKER_TRANSITION, key, terms, |script| {
+                script.arg(&change.expected.epoch).arg(change.expected.generation).arg(&epoch);
+                script.arg(change.from.as_str()).arg(change.to.as_str());
+                script.arg(change.mode.as_str()).arg(change.reason.as_str());
+                script.arg(u8::from(change.begins)).arg(u8::from(change.empties));
+                script.arg(optional_millis(change.open_for)).arg(u8::from(change.reanchors));
+                script.arg(change.attempts).arg(optional_millis(change.override_for));
+                script.arg(change.outcome.map_or("", |outcome| outcome.as_str()));
+                script.arg(&change.actor).arg(&change.detail);
+                script.arg(change.request.as_deref().unwrap_or_default()).arg(&self.instance);
+            })
+            .await?;
+        heard.map(|heard| {
+            let (now, mut reply) = heard.told()?;
+            let view = told::view(now, &mut reply)?;
+            Ok(Changed { won: reply.flag()?, view })
+        })
+    }
+
+    async fn configure(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        expected: &str,
+        settings: Option<&BreakerSettings>,
+    ) -> Result<bool> {
+        let [_, _, _, stored, _] = self.redis.keys.breaker(key);
+        let revision = settings.map(|_| fresh_id(&self.redis.clock)).unwrap_or_default();
+        let fields = settings.map(BreakerSettings::fields).unwrap_or_default();
+        let (_, _, mut reply) = self
+            .redis
+            .run_script(call, "configure", &scripts::BREAKER_CONFIGURE, &[stored], |script| {
+                script.arg(expected).arg(&revision);
+                for (name, value) in &fields {
+                    script.arg(*name).arg(value);
+                }
+            })
+            .await?;
+        reply.flag()
+    }
+
+    async fn remove(&self, call: &Call, key: &ModelKey) -> Result<()> {
+        let keys = self.redis.keys.breaker(key);
+        let (mut unlink, mut unlist) = (cmd("UNLINK"), cmd("ZREM"));
+        unlink.arg(&keys[..]);
+        unlist.arg(self.redis.keys.breakers()).arg(key.as_str());
+        let (unlink, unlist) = (&unlink, &unlist);
+        // The list last: a name without a state is found and taken off, a state without a name is not.
+        self.redis
+            .pool
+            .run(call, "remove breaker", |mut connection| async move {
+                unlink.query_async::<()>(&mut connection).await?;
+                unlist.query_async::<()>(&mut connection).await
+            })
+            .await
+    }
+
+    async fn list(&self, call: &Call) -> Result<Vec<Listed>> {
+        let mut range = cmd("ZRANGE");
+        range.arg(self.redis.keys.breakers()).arg(0).arg(-1).arg("WITHSCORES");
+        let range = &range;
+        let names: Vec<(String, f64)> =
+            self.redis
+                .pool
+                .run(call, "list breakers", |mut connection| async move {
+                    range.query_async(&mut connection).await
+                })
+                .await?;
+        let mut listed: Vec<Listed> = names
+            .into_iter()
+            // What somebody else put there is no key of ours.
+            .filter_map(|(name, score)| {
+                let key = ModelKey::parse("model_key", &name).ok()?;
+                #[expect(clippy::cast_possible_truncation, reason = "scores are ms, far below 2^53")]
+                Some(Listed { key, changed: Timestamp::from_millis(score as i64) })
+            })
+            .collect();
+        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(listed)
+    }
+
+    async fn unlist(&self, call: &Call, listed: &Listed) -> Result<()> {
+        let mut invocation = scripts::BREAKER_UNLIST.prepare_invoke();
+        invocation.key(self.redis.keys.breakers());
+        invocation.arg(listed.key.as_str()).arg(listed.changed.as_millis());
+        let invocation = &invocation;
+        self.redis
+            .pool
+            .run(call, "unlist breaker", |mut connection| async move {
+                invocation.invoke_async::<Value>(&mut connection).await
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn log(&self, call: &Call, key: &ModelKey, after: i64, limit: usize) -> Result<Log> {
+        let [state, _, _, _, log] = self.redis.keys.breaker(key);
+        let mut invocation = scripts::BREAKER_LOG.prepare_invoke();
+        invocation.key(state).key(log).arg(after).arg(limit.saturating_add(1));
+        let invocation = &invocation;
+        let values: Vec<Value> =
+            self.redis
+                .pool
+                .run(call, "read log", |mut connection| async move {
+                    invocation.invoke_async(&mut connection).await
+                })
+                .await?;
+        let mut reply = Reply::new(values);
+        let (_, _) = (reply.text()?, reply.time()?);
+        let epoch = reply.text()?;
+        let mut transitions = told::transitions(&epoch, &mut reply.list()?)?;
+        let more = transitions.len() > limit;
+        transitions.truncate(limit);
+        Ok(Log { epoch, transitions, more })
+    }
+}
+
+fn counts_expired(settings: &BreakerSettings) -> u8 {
+    match settings.expired_permit {
+        ExpiredPermit::Release => 0,
+        ExpiredPermit::Failure => 1,
+    }
+}

@@ -1,0 +1,167 @@
+-- Adds outcomes of one instance, in order.
+--
+-- ARGV  6 instance  7 number of the batch  8 whether a new key may be created (0, 1)  9 its epoch
+--       then for each group: permit's epoch, its generation (-1: no permit), marks, wanted pause in ms (0: none) and
+--       its outcome. A mark is n (neutral), s (success), f (failure), in capitals when slow.
+-- OK    core, rest, totals, dispositions (APPLIED, NEUTRAL, STALE), longest run
+-- else  UNBORN: the key is new and may not be created
+local INSTANCE, NUMBER = ARGV[6], tonumber(ARGV[7])
+local FIRST, GROUP = 10, 5
+
+-- What happens to a group.
+local function fate(its_epoch, its_generation)
+  local has_permit = its_generation >= 0
+  if has_permit and not is_current(its_epoch, its_generation) then return 'STALE' end
+  if mode == 'FORCED_OPEN' or mode == 'DISABLED' then return 'NEUTRAL' end
+  if mode == 'METRICS_ONLY' or state == 'CLOSED' then return 'APPLIED' end
+  return 'STALE'
+end
+local fates, is_counted = {}, false
+for at = FIRST, #ARGV, GROUP do
+  local what = fate(ARGV[at], tonumber(ARGV[at + 1]))
+  fates[#fates + 1] = what
+  is_counted = is_counted or what == 'APPLIED'
+end
+
+local member = epoch ~= '' and redis.call('HGET', WINDOW, 'i:' .. INSTANCE) or ''
+local last_number, last_run, last_failure = string.match(member or '', '^(%d+) (%d+) (-?%d+)')
+if last_number and NUMBER <= tonumber(last_number) then
+  local core, rest, totals = tell()
+  return {'OK', NOW, core, rest, totals, fates, tonumber(last_run)}
+end
+if not is_counted then
+  local core, rest, totals = tell()
+  return {'OK', NOW, core, rest, totals, fates, 0}
+end
+if epoch == '' and ARGV[8] == '0' then return {'UNBORN', NOW} end
+
+-- The marks, one after the other.
+local longest, chunks, failed, bucket = 0, {}, nil, nil
+if w.kind == 'time' then
+  local calls, failures, slow = 0, 0, 0
+  if BACK > 0 then
+    -- What lies in the future counts as of now.
+    for second = w.first, w.last do gone[#gone + 1] = second end
+    calls, failures, slow, w.first = w.calls, w.failures, w.slow, SECOND
+  elseif was_kind then
+    local stored = redis.call('HGET', WINDOW, SECOND)
+    if stored then
+      calls, failures, slow = string.match(stored, '^(%d+) (%d+) (%d+)$')
+      if not calls then return {'CORRUPT', NOW, WINDOW} end
+    end
+  end
+  bucket = {calls, failures, slow}
+end
+local is_corrupt, dirty = false, {}
+local function chunk(n)
+  if not chunks[n] then chunks[n] = was_kind and redis.call('HGET', WINDOW, 'r' .. n) or '' end
+  return chunks[n]
+end
+local function evict_oldest()
+  local n, offset = math.floor(w.first / CHUNK), w.first % CHUNK
+  local byte = string.sub(chunk(n), offset + 1, offset + 1)
+  if byte == '' then is_corrupt = true end
+  w.calls = w.calls - 1
+  if byte == 'f' or byte == 'F' then w.failures = w.failures - 1 end
+  if byte == 'F' or byte == 'S' then w.slow = w.slow - 1 end
+  w.first = w.first + 1
+  if w.first % CHUNK == 0 then
+    gone[#gone + 1] = 'r' .. n
+    chunks[n], dirty[n] = nil, nil
+  end
+end
+local function add(byte)
+  local is_failure, is_slow = byte == 'f' or byte == 'F', byte == 'F' or byte == 'S'
+  w.calls = w.calls + 1
+  if is_slow then w.slow = w.slow + 1 end
+  if is_failure then
+    w.failures, w.run, w.failed_at = w.failures + 1, w.run + 1, NOW
+    longest = math.max(longest, w.run)
+    failed = w.kind == 'time' and SECOND or w.last
+  else
+    w.run, w.ok_at = 0, w.kind == 'time' and SECOND or w.last + 1
+  end
+  if w.kind == 'time' then
+    bucket[1] = bucket[1] + 1
+    if is_failure then bucket[2] = bucket[2] + 1 end
+    if is_slow then bucket[3] = bucket[3] + 1 end
+  else
+    if w.kind == 'count' then
+      local n = math.floor(w.last / CHUNK)
+      chunks[n], dirty[n] = chunk(n) .. byte, true
+    end
+    w.last = w.last + 1
+  end
+end
+w.pause_until = w.pause_until - BACK
+local n = 0
+for at = FIRST, #ARGV, GROUP do
+  n = n + 1
+  if fates[n] == 'APPLIED' then
+    local marks = ARGV[at + 2]
+    for i = 1, #marks do
+      local byte = string.sub(marks, i, i)
+      if byte ~= 'n' then
+        add(byte)
+        while w.kind == 'count' and w.last - w.first > SIZE do evict_oldest() end
+      end
+    end
+    local pause = tonumber(ARGV[at + 3])
+    if pause > 0 and NOW + pause > w.pause_until then
+      w.pause_until, w.pause_outcome = NOW + pause, ARGV[at + 4]
+    end
+  end
+end
+if w.kind == 'time' and bucket[1] + 0 > 0 then
+  if w.last == 0 or w.first == 0 then w.first = SECOND end
+  w.last = SECOND
+end
+if is_corrupt then return {'CORRUPT', NOW, WINDOW} end
+
+-- From here on it writes.
+local is_new = epoch == ''
+if is_new then
+  epoch, core[2] = ARGV[9], ARGV[9]
+  local since = tonumber(core[8] or '') or tonumber(core[9] or '') or NOW
+  local born = {state, epoch, 0, 0, 0, mode, '', since, core[9] or '', core[10] or '', core[11] or 0, core[12] or 0}
+  local fields = {}
+  for i, name in ipairs(CORE) do
+    core[i] = tostring(born[i])
+    if name == 'since' then core[i] = string.format('%.0f', since) end
+    fields[#fields + 1] = name
+    fields[#fields + 1] = core[i]
+  end
+  redis.call('HSET', STATE, 'failureCount', 0, unpack(fields))
+  -- What a breaker that is gone left behind is not this one's; its settings are.
+  redis.call('UNLINK', WINDOW, LEASES, LOG)
+  gone = {}
+elseif has_other_kind then
+  empty_window()
+  gone, last_failure = {}, nil
+end
+local is_due = is_new or NOW - w.renewed >= HOUR or NOW < w.renewed
+if is_due then w.renewed = NOW end
+save_window()
+if w.kind == 'time' then
+  redis.call('HSET', WINDOW, SECOND, bucket[1] .. ' ' .. bucket[2] .. ' ' .. bucket[3])
+end
+for number in pairs(dirty) do redis.call('HSET', WINDOW, 'r' .. number, chunks[number]) end
+if not last_number then
+  -- A new instance: those not heard of for an hour are forgotten.
+  local members = INSTANCE
+  for id in string.gmatch(redis.call('HGET', WINDOW, 'members') or '', '%S+') do
+    local heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', ' (%d+)$')
+    if id ~= INSTANCE and heard and NOW - heard < HOUR then
+      members = members .. ' ' .. id
+    elseif id ~= INSTANCE then
+      redis.call('HDEL', WINDOW, 'i:' .. id)
+    end
+  end
+  redis.call('HSET', WINDOW, 'members', members)
+end
+redis.call('HSET', WINDOW, 'i:' .. INSTANCE,
+  string.format('%.0f %d %.0f %.0f', NUMBER, longest, failed or last_failure or -1, NOW))
+if is_due then set_expiries() end
+BACK, was_kind = 0, w.kind
+local told, rest, totals = tell()
+return {'OK', NOW, told, rest, totals, fates, longest}
