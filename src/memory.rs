@@ -1,14 +1,16 @@
-//! Threads in this process's memory: [`MemoryThreads`] as the only truth where Redis is switched off,
-//! [`MemoryCopies`] as copies of what Redis holds, to answer from in an outage.
+//! Threads and breakers in this process's memory: [`MemoryThreads`] as the only truth where Redis is switched off,
+//! [`MemoryCopies`] as copies of what Redis holds, to answer from in an outage, and [`MemoryBreakers`] for both.
 //!
-//! Both are bounded by bytes as `footprint` counts them, and neither ever drops what it acknowledged and has not
-//! expired: the one refuses to grow, the other gives up copies of what Redis has anyway.
+//! Threads are bounded by bytes as `footprint` counts them, and neither store of them ever drops what it acknowledged and
+//! has not expired: the one refuses to grow, the other gives up copies of what Redis has anyway. Breakers are bounded by
+//! their number, and those go first that say least.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{error::Error, threads::ThreadId};
 
 mod batch;
+mod breakers;
 mod conversation;
 mod copies;
 mod footprint;
@@ -19,6 +21,7 @@ mod page;
 mod samples;
 mod threads;
 
+pub use breakers::MemoryBreakers;
 pub use copies::MemoryCopies;
 pub use threads::MemoryThreads;
 

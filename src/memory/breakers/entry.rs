@@ -1,0 +1,188 @@
+//! What is kept of one key: settings, and a state from its first report or change until a day after its last.
+
+use super::{incarnation::Incarnation, window::At};
+use crate::{
+    breakers::{
+        BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, View,
+        store::{
+            Batch, Change, Changed, LeaseRequest, LeaseResult, Leased, Recorded, Settled, Settlement,
+            StoredSettings, Terms,
+        },
+    },
+    clock::Timestamp,
+};
+
+/// Settings and state; either may be missing.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    settings: Option<StoredSettings>,
+    incarnation: Option<Incarnation>,
+}
+
+impl Entry {
+    /// Whether nothing is kept.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.settings.is_none() && self.incarnation.is_none()
+    }
+
+    /// Whether it may be dropped for another key: it says nothing that a key never seen does not, but for its counts.
+    pub(super) fn is_spare(&self, now: Timestamp) -> bool {
+        self.settings.is_none()
+            && self.incarnation.as_ref().is_none_or(|incarnation| {
+                let snapshot = incarnation.snapshot();
+                snapshot.state == State::Closed && mode(snapshot, now) == Mode::Automatic
+            })
+    }
+
+    /// When it expires, or becomes spare, by time alone.
+    pub(super) fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        let incarnation = self.incarnation.as_ref()?;
+        let override_end = || incarnation.snapshot().mode_override.as_ref()?.expire_time;
+        incarnation.expires().or_else(override_end).filter(|due| *due > now)
+    }
+
+    /// Forgets a state that has expired, with all that belongs to it.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        self.incarnation.take_if(|incarnation| incarnation.expires().is_some_and(|at| now >= at));
+    }
+
+    /// When the state was created or changed last; none without state.
+    pub(super) fn changed(&self) -> Option<Timestamp> {
+        self.incarnation.as_ref().map(Incarnation::changed)
+    }
+
+    /// The stored settings.
+    pub(super) fn settings(&self) -> Option<&StoredSettings> {
+        self.settings.as_ref()
+    }
+
+    /// Whether the terms are those in force.
+    pub(super) fn goes_by(&self, terms: &Terms) -> bool {
+        *terms.revision == *self.revision()
+    }
+
+    fn revision(&self) -> &str {
+        self.settings.as_ref().map_or("", |stored| &stored.revision)
+    }
+
+    /// Replaces the settings of the expected revision.
+    pub(super) fn configure(
+        &mut self,
+        expected: &str,
+        settings: Option<&BreakerSettings>,
+        revision: impl FnOnce() -> String,
+    ) -> bool {
+        if self.revision() != expected {
+            return false;
+        }
+        self.settings =
+            settings.map(|settings| StoredSettings { settings: settings.clone(), revision: revision() });
+        true
+    }
+
+    pub(super) fn view(&self, at: At) -> View {
+        let absent = || View { now: at.now, ..View::default() };
+        self.incarnation.as_ref().map_or_else(absent, |incarnation| incarnation.view(at))
+    }
+
+    pub(super) fn history(&self) -> History {
+        self.incarnation.as_ref().map(Incarnation::history).unwrap_or_default()
+    }
+
+    pub(super) fn log(&self, after: i64, limit: usize) -> Log {
+        self.incarnation.as_ref().map(|incarnation| incarnation.log(after, limit)).unwrap_or_default()
+    }
+
+    /// What a report comes to that was permitted at a position, or without permit.
+    fn judge(&self, position: Option<&Position>, now: Timestamp) -> Disposition {
+        self.incarnation.as_ref().map_or_else(
+            || judge(&Snapshot::default(), position, now),
+            |incarnation| judge(incarnation.snapshot(), position, now),
+        )
+    }
+
+    pub(super) fn record(&mut self, batch: &Batch, at: At, epoch: impl FnOnce() -> String) -> Recorded {
+        let groups: Vec<_> =
+            batch.groups.iter().map(|group| self.judge(group.position.as_ref(), at.now)).collect();
+        let recalled = self.incarnation.as_ref().and_then(|incarnation| incarnation.recall(batch));
+        if recalled.is_some() || !groups.contains(&Disposition::Applied) {
+            return Recorded { view: self.view(at), groups, longest_run: recalled.unwrap_or_default() };
+        }
+        let incarnation = self.incarnation.get_or_insert_with(|| Incarnation::new(epoch(), at.now));
+        let longest_run = incarnation.record(batch, &groups, at);
+        Recorded { view: incarnation.view(at), groups, longest_run }
+    }
+
+    pub(super) fn lease(
+        &mut self,
+        request: LeaseRequest,
+        (id, end): (&str, Timestamp),
+        terms: &BreakerSettings,
+        at: At,
+    ) -> Leased {
+        let result = match self.incarnation.as_mut().filter(|found| is_leasing(found.snapshot(), at.now)) {
+            None => LeaseResult::NotLeasing,
+            Some(incarnation) => incarnation.lease(request, id, end, terms, at),
+        };
+        Leased { view: self.view(at), result }
+    }
+
+    pub(super) fn settle(&mut self, settlement: &Settlement, terms: &BreakerSettings, at: At) -> Settled {
+        let takes = |found: &&mut Incarnation| {
+            is_current(found.snapshot(), &settlement.position) && is_leasing(found.snapshot(), at.now)
+        };
+        let disposition = match self.incarnation.as_mut().filter(takes) {
+            None => Disposition::Stale,
+            Some(incarnation) => incarnation.settle(settlement, terms, at),
+        };
+        Settled { view: self.view(at), disposition }
+    }
+
+    pub(super) fn transition(
+        &mut self,
+        change: &Change,
+        instance: &str,
+        at: At,
+        epoch: impl FnOnce() -> String,
+    ) -> Changed {
+        let won = self.incarnation.as_ref().map_or_else(
+            || change.expected == Position::default(),
+            |found| found.snapshot().position == change.expected,
+        );
+        if won {
+            let incarnation = self.incarnation.get_or_insert_with(|| Incarnation::new(epoch(), at.now));
+            incarnation.change(change, instance, at);
+        }
+        Changed { won, view: self.view(at) }
+    }
+}
+
+/// Who decides now: an override that has ended does not.
+fn mode(snapshot: &Snapshot, now: Timestamp) -> Mode {
+    let end = snapshot.mode_override.as_ref().and_then(|set| set.expire_time);
+    if end.is_some_and(|end| end <= now) { Mode::Automatic } else { snapshot.mode }
+}
+
+fn is_leasing(snapshot: &Snapshot, now: Timestamp) -> bool {
+    snapshot.state == State::HalfOpen && mode(snapshot, now) == Mode::Automatic
+}
+
+/// Whether a position is of the present state. One of a key without state is of whichever state came first.
+fn is_current(snapshot: &Snapshot, position: &Position) -> bool {
+    let stands = &snapshot.position;
+    let is_of_epoch = position.epoch == stands.epoch
+        || (position.epoch.is_empty() && position.generation == 0 && stands.generation == 0);
+    is_of_epoch && (snapshot.fence..=stands.generation).contains(&position.generation)
+}
+
+fn judge(snapshot: &Snapshot, position: Option<&Position>, now: Timestamp) -> Disposition {
+    if position.is_some_and(|position| !is_current(snapshot, position)) {
+        return Disposition::Stale;
+    }
+    match mode(snapshot, now) {
+        Mode::ForcedOpen | Mode::Disabled => Disposition::Neutral,
+        Mode::MetricsOnly => Disposition::Applied,
+        Mode::Automatic if snapshot.state == State::Closed => Disposition::Applied,
+        Mode::Automatic => Disposition::Stale,
+    }
+}

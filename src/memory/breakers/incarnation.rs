@@ -1,0 +1,257 @@
+//! The stored state of one breaker, with its window, its leases and its log.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    leases::Leases,
+    tally::Tally,
+    window::{At, Share},
+};
+use crate::{
+    breakers::{
+        BreakerSettings, Counts, Disposition, ExpiredPermit, History, Log, Mode, ModeOverride, Position,
+        Reason, Snapshot, State, Totals, Transition, View,
+        store::{Batch, Change, LeaseRequest, LeaseResult, Settlement},
+    },
+    clock::Timestamp,
+};
+
+/// How long a state outlives what happened to it last.
+const TTL: Duration = Duration::from_hours(24);
+/// The most changes that the log keeps.
+const LOG: usize = 1000;
+/// The most requests of operators that are remembered.
+const REQUESTS: usize = 16;
+
+/// A breaker from the report or change that created it until it expires.
+#[derive(Debug)]
+pub(super) struct Incarnation {
+    snapshot: Snapshot,
+    tally: Tally,
+    leases: Leases,
+    log: VecDeque<Transition>,
+    /// Newest first.
+    requests: VecDeque<String>,
+    /// When window or leases were written last: a present before it means that the clock went back.
+    seen: Timestamp,
+    changed: Timestamp,
+    /// When it changed or a report was counted last.
+    active: Timestamp,
+}
+
+impl Incarnation {
+    pub(super) fn new(epoch: String, now: Timestamp) -> Self {
+        Self {
+            snapshot: Snapshot {
+                position: Position { epoch, generation: 0 },
+                since: now,
+                ..Snapshot::default()
+            },
+            tally: Tally::default(),
+            leases: Leases::default(),
+            log: VecDeque::new(),
+            requests: VecDeque::new(),
+            seen: now,
+            changed: now,
+            active: now,
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// When it was created or changed last.
+    pub(super) fn changed(&self) -> Timestamp {
+        self.changed
+    }
+
+    /// When it expires; none while an override is stored.
+    pub(super) fn expires(&self) -> Option<Timestamp> {
+        let last = self.snapshot.open_until.map_or(self.active, |until| until.max(self.active));
+        (self.snapshot.mode == Mode::Automatic).then(|| last.plus(TTL))
+    }
+
+    /// The moment with the window that counts now: results of trial calls do not age.
+    fn here(&self, at: At) -> At {
+        match self.snapshot.state {
+            State::Closed | State::Open => at,
+            State::HalfOpen => At { window: None, ..at },
+        }
+    }
+
+    pub(super) fn view(&self, at: At) -> View {
+        let at = self.here(at);
+        let seen = self.as_seen(at);
+        let totals = Totals {
+            counts: self.tally.counts(seen),
+            reporters: self.tally.reporters(seen),
+            leases: self.leases.live(seen.now),
+            last_failure: self.tally.last_failure(),
+            pause: self.tally.pause(at.now),
+        };
+        View { now: at.now, snapshot: self.snapshot.clone(), totals }
+    }
+
+    pub(super) fn history(&self) -> History {
+        History { last: self.log.back().cloned(), requests: self.requests.iter().cloned().collect() }
+    }
+
+    pub(super) fn log(&self, after: i64, limit: usize) -> Log {
+        let first = self.log.partition_point(|entry| entry.position.generation <= after);
+        let mut newer = self.log.range(first..);
+        let transitions = newer.by_ref().take(limit).cloned().collect();
+        Log { epoch: self.snapshot.position.epoch.clone(), transitions, more: newer.next().is_some() }
+    }
+
+    /// The moment whose counts and leases hold: where the clock went back that is the latest write, as a write would
+    /// move all that was live then to now.
+    fn as_seen(&self, at: At) -> At {
+        At { now: at.now.max(self.seen), ..at }
+    }
+
+    /// Goes back with the clock, before window or leases are written.
+    fn follow(&mut self, at: At) {
+        if at.now < self.seen {
+            self.leases.shift(self.seen.since(at.now));
+            self.tally.gather(self.as_seen(at), at);
+        }
+        self.seen = at.now;
+    }
+
+    /// The longest row of failures of the instance's last batch, if this is that one or one before.
+    pub(super) fn recall(&self, batch: &Batch) -> Option<i64> {
+        self.tally.recall(batch)
+    }
+
+    /// Counts the groups that are applied and tells the longest row of failures that ended or went on in them.
+    pub(super) fn record(&mut self, batch: &Batch, groups: &[Disposition], at: At) -> i64 {
+        let at = self.here(at);
+        self.follow(at);
+        self.active = at.now;
+        let counted = batch.groups.iter().zip(groups).filter(|(_, came)| **came == Disposition::Applied);
+        self.tally.record(batch, counted.map(|(group, _)| group), at)
+    }
+
+    /// Removes leases that ended; whoever does so counts them where they mean failures.
+    fn purge(&mut self, terms: &BreakerSettings, at: At) {
+        self.follow(at);
+        let ended = self.leases.purge(at.now);
+        if ended > 0 && terms.expired_permit == ExpiredPermit::Failure {
+            self.tally.count(std::iter::repeat_n(Share::FAILURE, ended), at);
+        }
+    }
+
+    pub(super) fn lease(
+        &mut self,
+        request: LeaseRequest,
+        id: &str,
+        end: Timestamp,
+        terms: &BreakerSettings,
+        at: At,
+    ) -> LeaseResult {
+        let at = self.here(at);
+        self.purge(terms, at);
+        if self.leases.settled(id).is_some() {
+            return LeaseResult::Settled;
+        }
+        let end = match (request, self.leases.end(id)) {
+            (LeaseRequest::Grant | LeaseRequest::Find, Some(live)) => return LeaseResult::Live(live),
+            (LeaseRequest::Find | LeaseRequest::Renew, None) => return LeaseResult::Absent,
+            (LeaseRequest::Grant, None) if !self.has_permit(terms, at) => return LeaseResult::Full,
+            (LeaseRequest::Grant, None) | (LeaseRequest::Renew, Some(_)) => end,
+        };
+        self.leases.put(id, end);
+        LeaseResult::Live(end)
+    }
+
+    fn has_permit(&self, terms: &BreakerSettings, at: At) -> bool {
+        let taken = self.leases.live(at.now).saturating_add(self.tally.counts(at).calls);
+        taken < i64::from(terms.half_open_permits)
+    }
+
+    pub(super) fn settle(&mut self, settlement: &Settlement, terms: &BreakerSettings, at: At) -> Disposition {
+        let at = self.here(at);
+        self.purge(terms, at);
+        if let Some(before) = self.leases.settled(&settlement.lease) {
+            return before;
+        }
+        let is_neutral = settlement.mark.outcome.is_neutral();
+        let disposition = if is_neutral { Disposition::Neutral } else { Disposition::Applied };
+        if !self.leases.settle(&settlement.lease, disposition) {
+            return Disposition::Stale;
+        }
+        if !is_neutral {
+            self.active = at.now;
+            self.tally.count(std::iter::once(settlement.mark.as_byte()), at);
+            self.tally.wish(settlement.wish, at.now);
+        }
+        disposition
+    }
+
+    /// Makes a change that found the breaker where it was expected.
+    pub(super) fn change(&mut self, change: &Change, instance: &str, at: At) {
+        let counts = self.tally.counts(self.as_seen(self.here(at)));
+        self.snapshot.last_failure = self.tally.last_failure().or(self.snapshot.last_failure);
+        advance(&mut self.snapshot, change, counts, at.now);
+        self.remember(change, instance, at.now);
+        if change.begins || change.empties {
+            self.tally.empty();
+            self.leases = Leases::default();
+            self.seen = at.now;
+        }
+        self.changed = at.now;
+        self.active = at.now;
+    }
+
+    fn remember(&mut self, change: &Change, instance: &str, now: Timestamp) {
+        self.log.push_back(Transition {
+            position: self.snapshot.position.clone(),
+            from: change.from,
+            to: change.to,
+            mode: change.mode,
+            time: now,
+            reason: change.reason,
+            outcome: change.outcome,
+            actor: change.actor.clone(),
+            detail: change.detail.clone(),
+            instance: instance.to_owned(),
+            open_until: self.snapshot.open_until.filter(|_| change.to == State::Open),
+        });
+        if self.log.len() > LOG {
+            self.log.pop_front();
+        }
+        if let Some(request) = &change.request {
+            self.requests.push_front(request.clone());
+            self.requests.truncate(REQUESTS);
+        }
+    }
+}
+
+/// Moves a snapshot one generation on.
+fn advance(snapshot: &mut Snapshot, change: &Change, counts: Counts, now: Timestamp) {
+    snapshot.position.generation += 1;
+    if change.begins {
+        snapshot.fence_before = snapshot.fence;
+        snapshot.fence = snapshot.position.generation;
+        snapshot.before = counts;
+    }
+    if change.begins || change.reanchors {
+        snapshot.since = now;
+    }
+    let kept = snapshot.open_until.filter(|_| change.to == State::Open);
+    snapshot.open_until = change.open_for.map(|length| now.plus(length)).or(kept);
+    snapshot.state = change.to;
+    snapshot.attempts = change.attempts;
+    snapshot.mode = change.mode;
+    if change.mode == Mode::Automatic {
+        snapshot.mode_override = None;
+    } else if change.reason == Reason::Override {
+        snapshot.mode_override = Some(ModeOverride {
+            reason: change.detail.clone(),
+            actor: change.actor.clone(),
+            set_time: now,
+            expire_time: change.override_for.map(|length| now.plus(length)),
+        });
+    }
+}

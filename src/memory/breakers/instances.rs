@@ -1,0 +1,74 @@
+//! The instances that report to one breaker: their last batches, and when each saw a failure last.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crate::{breakers::store::Batch, clock::Timestamp};
+
+/// An instance that is silent for so long sends no late retry any more.
+const MEMORY: Duration = Duration::from_hours(1);
+
+/// Where in a window an instance failed last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    /// The second in which it was counted.
+    pub(super) second: i64,
+    /// Which of all counted calls it was.
+    pub(super) mark: u64,
+}
+
+#[derive(Debug)]
+struct Instance {
+    number: u64,
+    longest_run: i64,
+    heard: Timestamp,
+    failed: Option<Failed>,
+}
+
+/// All instances heard of lately.
+#[derive(Debug, Default)]
+pub(super) struct Instances(HashMap<Arc<str>, Instance>);
+
+impl Instances {
+    /// The longest row of failures of the instance's last batch, if this is that one or one before.
+    pub(super) fn recall(&self, batch: &Batch) -> Option<i64> {
+        let known = self.0.get(&batch.instance)?;
+        (batch.number <= known.number).then_some(known.longest_run)
+    }
+
+    /// Remembers a batch that was counted.
+    pub(super) fn remember(
+        &mut self,
+        batch: &Batch,
+        longest_run: i64,
+        failed: Option<Failed>,
+        now: Timestamp,
+    ) {
+        let number = batch.number;
+        if let Some(known) = self.0.get_mut(&batch.instance) {
+            let failed = failed.or(known.failed);
+            *known = Instance { number, longest_run, heard: now, failed };
+            return;
+        }
+        self.0.retain(|_, instance| now.since(instance.heard) < MEMORY);
+        self.0.insert(Arc::clone(&batch.instance), Instance { number, longest_run, heard: now, failed });
+    }
+
+    /// How many have failed where `counts` says that it counts.
+    pub(super) fn reporters(&self, counts: impl Fn(Failed) -> bool) -> i64 {
+        let reporters = self.0.values().filter(|instance| instance.failed.is_some_and(&counts)).count();
+        i64::try_from(reporters).unwrap_or(i64::MAX)
+    }
+
+    /// Forgets their failures but not their batches: a late retry must still change nothing.
+    pub(super) fn forget_failures(&mut self) {
+        self.0.values_mut().for_each(|instance| instance.failed = None);
+    }
+
+    /// Puts the failures that `counts` into one second and forgets the others.
+    pub(super) fn gather(&mut self, second: i64, counts: impl Fn(Failed) -> bool) {
+        for instance in self.0.values_mut() {
+            instance.failed =
+                instance.failed.filter(|failed| counts(*failed)).map(|failed| Failed { second, ..failed });
+        }
+    }
+}

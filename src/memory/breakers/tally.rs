@@ -1,0 +1,143 @@
+//! What is counted of one breaker since its state began.
+
+use super::{
+    instances::{Failed, Instances},
+    window::{At, Held, Share},
+};
+use crate::{
+    breakers::{
+        Counts, Pause, Window,
+        store::{Batch, Group, Wish},
+    },
+    clock::Timestamp,
+};
+
+/// The calls in the window, the row of failures up to now, and who reported them.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    held: Held,
+    run: i64,
+    /// Calls counted so far, also those that fell out of the window.
+    marks: u64,
+    /// Which of them succeeded last.
+    success: u64,
+    instances: Instances,
+    last_failure: Option<Timestamp>,
+    pause: Option<Pause>,
+}
+
+impl Tally {
+    /// What is counted as of a moment.
+    pub(super) fn counts(&self, at: At) -> Counts {
+        let Share { calls, failures, slow } = self.held.totals(at);
+        let run = if self.held.is_of(at.window) { self.run } else { 0 };
+        Counts { calls, failures, slow, run }
+    }
+
+    /// Distinct instances whose last failure counts as of a moment.
+    pub(super) fn reporters(&self, at: At) -> i64 {
+        if !self.held.is_of(at.window) {
+            return 0;
+        }
+        self.instances.reporters(|failed| match at.window {
+            None => failed.mark > self.success,
+            Some(Window::Count(size)) => self.marks - failed.mark < u64::from(size),
+            Some(Window::Time(length)) => at.holds(length, failed.second),
+        })
+    }
+
+    /// When the last failure was counted in this state.
+    pub(super) fn last_failure(&self) -> Option<Timestamp> {
+        self.last_failure
+    }
+
+    /// The pause that a provider still wants.
+    pub(super) fn pause(&self, now: Timestamp) -> Option<Pause> {
+        self.pause.filter(|pause| pause.until > now)
+    }
+
+    /// The longest row of failures of the instance's last batch, if this is that one or one before.
+    pub(super) fn recall(&self, batch: &Batch) -> Option<i64> {
+        self.instances.recall(batch)
+    }
+
+    /// Counts some groups of a batch and tells the longest row of failures that ended or went on in them.
+    pub(super) fn record<'a>(
+        &mut self,
+        batch: &Batch,
+        groups: impl Iterator<Item = &'a Group>,
+        at: At,
+    ) -> i64 {
+        self.fit(at);
+        let mut longest_run = 0;
+        let mut failed = None;
+        for group in groups {
+            for mark in &group.marks {
+                if self.add(*mark, at) {
+                    longest_run = longest_run.max(self.run);
+                    failed = Some(Failed { second: at.second(), mark: self.marks });
+                }
+            }
+            self.wish(group.wish, at.now);
+        }
+        self.instances.remember(batch, longest_run, failed, at.now);
+        longest_run
+    }
+
+    /// Counts trial calls that no batch brings.
+    pub(super) fn count(&mut self, marks: impl Iterator<Item = u8>, at: At) {
+        self.fit(at);
+        for mark in marks {
+            self.add(mark, at);
+        }
+    }
+
+    /// Keeps the longest pause that a provider asks for.
+    pub(super) fn wish(&mut self, wish: Option<Wish>, now: Timestamp) {
+        let Some(Wish { length, outcome }) = wish else { return };
+        let wanted = Pause { until: now.plus(length), outcome };
+        if self.pause.is_none_or(|pause| pause.until < wanted.until) {
+            self.pause = Some(wanted);
+        }
+    }
+
+    /// Forgets all but which batches were counted.
+    pub(super) fn empty(&mut self) {
+        let mut instances = std::mem::take(&mut self.instances);
+        instances.forget_failures();
+        *self = Self { instances, ..Self::default() };
+    }
+
+    /// Puts what a time window held at `seen` into the second of `now`: the clock went back since.
+    pub(super) fn gather(&mut self, seen: At, now: At) {
+        self.held.gather(seen, now.second());
+        self.instances.gather(now.second(), |failed| match seen.window {
+            Some(Window::Time(length)) => seen.holds(length, failed.second),
+            None | Some(Window::Count(_)) => true,
+        });
+    }
+
+    fn fit(&mut self, at: At) {
+        if !self.held.is_of(at.window) {
+            self.run = 0;
+            self.instances.forget_failures();
+        }
+        self.held.fit(at);
+    }
+
+    /// Counts one call and tells whether it failed.
+    fn add(&mut self, mark: u8, at: At) -> bool {
+        let Some(share) = Share::of(mark) else { return false };
+        self.held.add(mark, share, at);
+        self.marks += 1;
+        let failed = share.failures > 0;
+        if failed {
+            self.run += 1;
+            self.last_failure = Some(at.now);
+        } else {
+            self.run = 0;
+            self.success = self.marks;
+        }
+        failed
+    }
+}
