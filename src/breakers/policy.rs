@@ -385,3 +385,6 @@ pub fn describe(key: &ModelKey, view: &View, settings: &BreakerSettings, rejecte
 fn rate(part: i64, counts: &Counts, quorum: i64) -> Option<f64> {
     (counts.calls >= quorum && counts.calls > 0).then(|| part as f64 * 100.0 / counts.calls as f64)
 }
+
+#[cfg(test)]
+mod tests;
