@@ -5,7 +5,9 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use self::unwired::Unwired;
 use crate::{
+    breakers::Breakers,
     clock::SystemClock,
     error::{Error, Result},
     fallback::{Fallback, Reachability, State},
@@ -16,6 +18,8 @@ use crate::{
     shutdown::Shutdown,
     threads::{Limits, ThreadStore, Ttl},
 };
+
+mod unwired;
 
 /// How long a probe may take before it is taken for a failure anyway.
 const PROBE: Duration = Duration::from_secs(1);
@@ -48,10 +52,12 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         max_messages: i64::try_from(settings.threads.max_messages).unwrap_or(i64::MAX),
         max_bytes: i64::try_from(settings.threads.max_bytes).unwrap_or(i64::MAX),
     };
+    // UNFINISHED: breakers in memory where Redis is switched off, else breakers in Redis.
+    let breakers = Arc::new(Unwired);
     if !settings.redis.enabled {
         info!("redis is switched off: threads live in this process's memory alone");
         let store = MemoryThreads::new(SystemClock, limits, settings.memory.max_bytes);
-        return serve(settings, Arc::new(store), None, shutdown).await;
+        return serve(settings, Arc::new(store), breakers, None, shutdown).await;
     }
 
     let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
@@ -71,7 +77,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     };
     shutdown.spawn("probe", store.clone().watch_over(shutdown.token(), probe));
     let is_reachable = follow(&reachability, &shutdown);
-    serve(settings, Arc::new(store), Some(is_reachable), shutdown).await
+    serve(settings, Arc::new(store), breakers, Some(is_reachable), shutdown).await
 }
 
 /// Says hello to Redis, and tells how that went.
@@ -128,9 +134,10 @@ fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<b
     receiver
 }
 
-async fn serve<S: ThreadStore>(
+async fn serve<S: ThreadStore, B: Breakers>(
     settings: Settings,
     store: Arc<S>,
+    breakers: Arc<B>,
     redis: Option<watch::Receiver<bool>>,
     shutdown: Shutdown,
 ) -> Result<(), Fault> {
@@ -163,7 +170,7 @@ async fn serve<S: ThreadStore>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    Ok(grpc::serve(listeners, options, store, redis, shutdown).await?)
+    Ok(grpc::serve(listeners, options, store, breakers, redis, shutdown).await?)
 }
 
 /// Sweeps for ever, one pause after the other.

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// For each part of the crate, the parts that it may name.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("error", &[]),
     ("clock", &[]),
     ("call", &["clock"]),
@@ -15,10 +15,11 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("settings", &[]),
     ("telemetry", &["settings"]),
     ("threads", &["error", "clock", "call"]),
+    ("breakers", &["error", "clock", "call"]),
     ("memory", &["threads", "error", "clock", "call"]),
     ("redis", &["threads", "error", "clock", "call", "settings"]),
     ("fallback", &["threads", "error", "clock", "call"]),
-    ("grpc", &["threads", "error", "clock", "call", "shutdown"]),
+    ("grpc", &["threads", "breakers", "error", "clock", "call", "shutdown"]),
 ];
 
 /// What only some parts may name at all.
