@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 type Error = Box<dyn std::error::Error>;
 
-const SERVICES: [&str; 1] = ["fusewire/v1/conversation_threads.proto"];
+const SERVICES: [&str; 2] = ["fusewire/v1/circuit_breakers.proto", "fusewire/v1/conversation_threads.proto"];
 
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=proto");

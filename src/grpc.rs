@@ -15,17 +15,20 @@ use tonic::{
 use tower::layer::util::{Identity, Stack};
 use tracing::{info, warn};
 
-use self::{calls::Calls, health::Health, threads::Threads};
+use self::{breakers::BreakersService, calls::Calls, health::Health, threads::Threads};
 use crate::{
+    breakers::Breakers,
     call::Source,
     error::{Error, Result},
     shutdown::Shutdown,
     threads::{ThreadStore, Ttl},
 };
 
+mod breakers;
 mod calls;
 mod check;
 mod convert;
+mod fields;
 mod health;
 mod ids;
 mod listener;
@@ -51,7 +54,9 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fusewire.descriptors"));
 }
 
-use proto::conversation_threads_server::ConversationThreadsServer;
+use proto::{
+    circuit_breakers_server::CircuitBreakersServer, conversation_threads_server::ConversationThreadsServer,
+};
 
 /// How long before the drain deadline calls in flight are cut, so that their callers still get the answer.
 const CUT_AHEAD: Duration = Duration::from_millis(100);
@@ -77,15 +82,16 @@ pub struct Options {
     pub default_ttl: Ttl,
 }
 
-/// Serves `store` on every listener until `shutdown`, and ends at most the drain deadline later.
+/// Serves `store` and `breakers` on every listener until `shutdown`, and ends at most the drain deadline later.
 ///
 /// `redis` tells whether Redis answers; none where it is switched off, and memory is the only truth: health then
 /// knows no service `redis`. At the shutdown health says `NOT_SERVING` before anything closes; then no call begins any
 /// more, streams of health and reflection end, and calls in flight finish or are cut, which is no error.
-pub async fn serve<S: ThreadStore>(
+pub async fn serve<S: ThreadStore, B: Breakers>(
     listeners: Vec<Listener>,
     options: Options,
     store: Arc<S>,
+    breakers: Arc<B>,
     redis: Option<watch::Receiver<bool>>,
     shutdown: Shutdown,
 ) -> Result<()> {
@@ -94,7 +100,7 @@ pub async fn serve<S: ThreadStore>(
     let calls = Calls::new(options.max_concurrent_calls, shutdown.token());
     let knows = if is_only_memory { Source::Local { as_of: None } } else { Source::Shared };
     let threads = Threads::new(store, options.default_ttl, knows);
-    let routes = routes(&options, threads, &health)?;
+    let routes = routes(&options, threads, BreakersService::new(breakers), &health)?;
     let server = server(&options, calls.clone(), routes);
 
     // Nobody can ask before the listeners serve.
@@ -116,12 +122,21 @@ pub async fn serve<S: ThreadStore>(
     drain(servers, &calls, options.drain_deadline).await
 }
 
-fn routes<S: ThreadStore>(options: &Options, threads: Threads<S>, health: &Health) -> Result<Routes> {
+fn routes<S: ThreadStore, B: Breakers>(
+    options: &Options,
+    threads: Threads<S>,
+    breakers: BreakersService<B>,
+    health: &Health,
+) -> Result<Routes> {
     let threads = ConversationThreadsServer::new(threads)
+        .max_decoding_message_size(options.max_request_bytes)
+        .max_encoding_message_size(options.max_response_bytes);
+    let breakers = CircuitBreakersServer::new(breakers)
         .max_decoding_message_size(options.max_request_bytes)
         .max_encoding_message_size(options.max_response_bytes);
     let mut routes = Routes::builder();
     routes.add_service(threads);
+    routes.add_service(breakers);
     routes.add_service(health.service());
     reflection::add(&mut routes)?;
     Ok(routes.routes())

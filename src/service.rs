@@ -6,12 +6,13 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::{
-    clock::SystemClock,
+    breakers::{Breakers, Engine},
+    clock::{SystemClock, fresh_id},
     error::{Error, Result},
-    fallback::{Fallback, Reachability, State},
+    fallback::{Fallback, FallbackBreakers, Reachability, State},
     grpc::{self, Listen, Listener, Options},
-    memory::{MemoryCopies, MemoryThreads},
-    redis::{Redis, RedisThreads},
+    memory::{MemoryBreakers, MemoryCopies, MemoryThreads},
+    redis::{Redis, RedisBreakers, RedisThreads},
     settings::{self, Settings},
     shutdown::Shutdown,
     threads::{Limits, ThreadStore, Ttl},
@@ -48,10 +49,16 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         max_messages: i64::try_from(settings.threads.max_messages).unwrap_or(i64::MAX),
         max_bytes: i64::try_from(settings.threads.max_bytes).unwrap_or(i64::MAX),
     };
+    let instance = fresh_id(&SystemClock);
+    info!(instance, "this process in the history of breakers");
+    let policies = settings.breakers.policies.clone();
+    let max_breakers = usize::try_from(settings.memory.max_breakers).unwrap_or(usize::MAX);
     if !settings.redis.enabled {
-        info!("redis is switched off: threads live in this process's memory alone");
+        info!("redis is switched off: threads and breakers live in this process's memory alone");
         let store = MemoryThreads::new(SystemClock, limits, settings.memory.max_bytes);
-        return serve(settings, Arc::new(store), None, shutdown).await;
+        let breakers = MemoryBreakers::new(SystemClock, max_breakers).of_instance(instance.as_str().into());
+        let breakers = Engine::new(breakers, policies, &instance, shutdown.clone());
+        return serve(settings, Arc::new(store), Arc::new(breakers), None, shutdown).await;
     }
 
     let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
@@ -65,14 +72,24 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         usize::try_from(settings.memory.copy_threads).unwrap_or(usize::MAX),
     );
     let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
+    let shared = RedisBreakers::new(redis.clone(), &instance);
+    let shared = Engine::new(shared, policies.clone(), &instance, shutdown.clone());
+    let local = MemoryBreakers::new(redis.clock(), max_breakers).of_instance(instance.as_str().into());
+    let local = Engine::new(local, policies, &instance, shutdown.clone());
+    let clock = Arc::new(redis.clock());
+    let breakers = FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), clock);
     let probe = move || {
         let redis = redis.clone();
         async move { redis.probe(PROBE).await }
     };
     let (token, watched, threads) = (shutdown.token(), Arc::clone(&reachability), store.clone());
-    shutdown.spawn("probe", async move { watched.run(token, probe, || threads.give_up_unmerged()).await });
+    let on_return = move || {
+        threads.give_up_unmerged();
+        local.store().clear();
+    };
+    shutdown.spawn("probe", async move { watched.run(token, probe, on_return).await });
     let is_reachable = follow(&reachability, &shutdown);
-    serve(settings, Arc::new(store), Some(is_reachable), shutdown).await
+    serve(settings, Arc::new(store), Arc::new(breakers), Some(is_reachable), shutdown).await
 }
 
 /// Says hello to Redis, and tells how that went.
@@ -129,9 +146,10 @@ fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<b
     receiver
 }
 
-async fn serve<S: ThreadStore>(
+async fn serve<S: ThreadStore, B: Breakers>(
     settings: Settings,
     store: Arc<S>,
+    breakers: Arc<B>,
     redis: Option<watch::Receiver<bool>>,
     shutdown: Shutdown,
 ) -> Result<(), Fault> {
@@ -164,7 +182,7 @@ async fn serve<S: ThreadStore>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    Ok(grpc::serve(listeners, options, store, redis, shutdown).await?)
+    Ok(grpc::serve(listeners, options, store, breakers, redis, shutdown).await?)
 }
 
 /// Sweeps for ever, one pause after the other.

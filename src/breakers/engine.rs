@@ -73,6 +73,11 @@ impl<S: BreakerStore> Engine<S> {
         }))
     }
 
+    /// The store below.
+    pub fn store(&self) -> &S {
+        &self.0.store
+    }
+
     /// Answers from the store.
     fn answer<T>(&self, value: T) -> Answer<T> {
         Answer { value, source: self.0.store.source() }

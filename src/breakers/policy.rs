@@ -141,7 +141,7 @@ fn open(
 ) -> Option<Change> {
     let wish = view.totals.pause.filter(|pause| settings.honor_retry_after && pause.until > view.now);
     let pause = wish.map(|wish| wish.until.since(view.now).min(settings.max_retry_after));
-    let reason = rule.or(pause.map(|_| Reason::RetryAfter))?;
+    let reason = rule.or_else(|| pause.map(|_| Reason::RetryAfter))?;
     let attempts = view.snapshot.attempts.saturating_add(1);
     let by_rule = rule.map(|_| backoff(settings, attempts, chance));
     let outcome = match rule {

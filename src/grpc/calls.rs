@@ -19,11 +19,20 @@ use tower::{Layer, Service};
 use tracing::{Instrument, debug, debug_span, field};
 
 use super::{reflection, status};
-use crate::error::Error;
+use crate::{call::Call, error::Error};
 
 /// When the caller stops waiting; every request carries it as an extension.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Deadline(pub(super) Option<Instant>);
+struct Deadline(Option<Instant>);
+
+/// What an rpc answers.
+pub(super) type Reply<T> = Result<tonic::Response<T>, Status>;
+
+/// The conditions of a call, as its request carries them.
+pub(super) fn call<T>(request: &tonic::Request<T>, require_shared: bool) -> Call {
+    let Deadline(deadline) = request.extensions().get().copied().unwrap_or_default();
+    Call { deadline, require_shared, ..Call::default() }
+}
 
 /// The calls of this process, on all its listeners; a layer around every service.
 #[derive(Debug, Clone)]
@@ -111,7 +120,8 @@ where
             request = request.map(|body| reflection::end_at(closing, body));
         }
         request.extensions_mut().insert(Deadline(deadline));
-        let span = debug_span!("rpc", method = path.trim_start_matches('/'), thread = field::Empty);
+        let method = path.trim_start_matches('/');
+        let span = debug_span!("rpc", method, thread = field::Empty, model_key = field::Empty);
         let inner = span.in_scope(|| self.inner.call(request));
         let cut = self.calls.cut.clone();
         let call = async move {

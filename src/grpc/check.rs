@@ -56,8 +56,16 @@ pub(super) struct Check {
 impl Check {
     /// Notes a violation.
     pub(super) fn refuse(&mut self, path: Path<'_>, reason: impl Into<String>) {
-        if self.violations.len() < MAX_VIOLATIONS {
-            self.violations.push(Violation::new(path.to_string(), reason));
+        // The path is written out only where there is room for it.
+        if !self.is_full() {
+            self.note(Violation::new(path.to_string(), reason));
+        }
+    }
+
+    /// Notes a violation that names its path itself.
+    pub(super) fn note(&mut self, violation: Violation) {
+        if !self.is_full() {
+            self.violations.push(violation);
         }
     }
 
@@ -91,6 +99,27 @@ impl Check {
             return Err(Error::Invalid(self.violations));
         }
         build().ok_or_else(|| Error::Internal("a value was neither parsed nor refused".into()))
+    }
+}
+
+/// What tests of requests share.
+#[cfg(test)]
+pub(super) mod testing {
+    use prost_types::FieldMask;
+
+    use super::{Error, Result};
+
+    /// The paths of the fields for which a request was refused.
+    pub(in crate::grpc) fn paths<T>(parsed: Result<T>) -> Vec<String> {
+        match parsed {
+            Err(Error::Invalid(violations)) => violations.into_iter().map(|v| v.field).collect(),
+            Err(error) => panic!("{error:?}"),
+            Ok(_) => panic!("accepted"),
+        }
+    }
+
+    pub(in crate::grpc) fn mask(paths: &[&str]) -> FieldMask {
+        FieldMask { paths: paths.iter().map(ToString::to_string).collect() }
     }
 }
 

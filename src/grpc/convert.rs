@@ -64,16 +64,20 @@ pub(super) fn check_count(check: &mut Check, path: Path<'_>, count: impl Into<i6
     check.require(path, count.into() >= 0, "must not be negative");
 }
 
-/// Parses a time to live.
-pub(super) fn ttl(duration: prost_types::Duration) -> Result<Ttl, Violation> {
+/// Parses a duration; a negative one is none.
+pub(super) fn length(duration: prost_types::Duration) -> Result<Option<Duration>, Violation> {
     let prost_types::Duration { seconds, nanos } = duration;
     if nanos.unsigned_abs() > 999_999_999 || (seconds > 0 && nanos < 0) || (seconds < 0 && nanos > 0) {
-        return Err(Violation::new("ttl", "is no valid duration"));
+        return Err(Violation::new("", "is no valid duration"));
     }
+    let (seconds, nanos) = (u64::try_from(seconds).ok(), u32::try_from(nanos).ok());
+    Ok(seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos)))
+}
+
+/// Parses a time to live.
+pub(super) fn ttl(duration: prost_types::Duration) -> Result<Ttl, Violation> {
     // What is negative becomes zero, which is refused like any other duration out of bounds.
-    let seconds = u64::try_from(seconds).unwrap_or_default();
-    let nanos = u32::try_from(nanos).unwrap_or_default();
-    Ttl::new("ttl", Duration::new(seconds, nanos))
+    Ttl::new("ttl", length(duration)?.unwrap_or_default())
 }
 
 /// Parses a trim policy; none trims nothing.
@@ -91,9 +95,11 @@ pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: millis.div_euclid(1000), nanos }
 }
 
-fn duration(ttl: Ttl) -> prost_types::Duration {
-    let time = timestamp(Timestamp::from_millis(ttl.as_millis()));
-    prost_types::Duration { seconds: time.seconds, nanos: time.nanos }
+/// Writes a duration.
+pub(super) fn duration(length: Duration) -> prost_types::Duration {
+    let seconds = i64::try_from(length.as_secs()).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(length.subsec_nanos()).unwrap_or_default();
+    prost_types::Duration { seconds, nanos }
 }
 
 /// Writes a thread.
@@ -106,7 +112,7 @@ pub(super) fn thread(thread: Thread) -> proto::ConversationThread {
         owner: profile.owner.map(|owner| owner.to_string()).unwrap_or_default(),
         title: profile.title,
         labels: profile.labels,
-        ttl: Some(duration(profile.ttl)),
+        ttl: Some(duration(profile.ttl.as_duration())),
         pinned: profile.pinned,
         trim,
         etag,

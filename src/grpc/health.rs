@@ -9,10 +9,11 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::proto::conversation_threads_server::SERVICE_NAME;
+use super::proto::{circuit_breakers_server, conversation_threads_server};
 
 /// The server as a whole, and the services that are there.
-const SERVICES: [&str; 2] = ["", SERVICE_NAME];
+const SERVICES: [&str; 3] =
+    ["", circuit_breakers_server::SERVICE_NAME, conversation_threads_server::SERVICE_NAME];
 const REDIS: &str = "redis";
 
 /// The health of this server, and of the Redis behind it, if there is one.
@@ -95,8 +96,10 @@ mod tests {
         health.end().await;
         assert_eq!(watch.next().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
         assert!(watch.next().await.is_none());
-        let check = service.check(asked(SERVICE_NAME)).await.unwrap().into_inner();
-        assert_eq!(check.status, ServingStatus::NotServing as i32);
+        for name in SERVICES {
+            let check = service.check(asked(name)).await.unwrap().into_inner();
+            assert_eq!(check.status, ServingStatus::NotServing as i32, "{name}");
+        }
         assert!(service.check(asked(REDIS)).await.is_err());
     }
 }

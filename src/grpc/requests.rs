@@ -4,24 +4,23 @@ use prost_types::FieldMask;
 
 use super::{
     check::{Check, Path},
-    convert, ids,
+    convert,
+    fields::{MASK, masked, optional, page_size, request_id},
+    ids,
     messages::{self, Field},
     proto::{self, truncate_thread_request as truncate},
     tokens::{self, MessagesWalk},
 };
 use crate::{
-    error::{Result, Violation},
+    error::Result,
     threads::{
         Append, ContextQuery, Cut, Fork, Guard, MessageId, MessageUpdate, MessagesQuery, NewThread, Owner,
-        Profile, RequestId, ThreadChange, ThreadId, ThreadsQuery, Ttl, context::Budget,
+        Profile, ThreadChange, ThreadId, ThreadsQuery, Ttl, context::Budget,
     },
 };
 
-const DEFAULT_PAGE_SIZE: usize = 50;
-const MAX_PAGE_SIZE: usize = 1000;
 const THREAD: Path<'static> = Path::Root("thread");
 const MESSAGE: Path<'static> = Path::Root("message");
-const MASK: Path<'static> = Path::Root("update_mask");
 
 pub(super) fn create(request: proto::CreateThreadRequest, default_ttl: Ttl) -> Result<NewThread> {
     let mut check = Check::default();
@@ -181,7 +180,9 @@ pub(super) fn update_message(request: proto::UpdateMessageRequest) -> Result<Mes
     let id = existing(&mut check, &request.thread_id);
     let message = request.message.unwrap_or_default();
     let message_id = check.take(MESSAGE.field("id"), MessageId::parse("id", &message.id));
-    let fields = masked(&mut check, request.update_mask);
+    let names = "parts, status, token_count, model, finish_reason, labels, extra";
+    let mask = request.update_mask.unwrap_or_default();
+    let fields = masked(&mut check, &mask, Field::parse, names);
     for field in &fields {
         field.check(&mut check, MESSAGE, &message);
     }
@@ -191,26 +192,6 @@ pub(super) fn update_message(request: proto::UpdateMessageRequest) -> Result<Mes
         let revise = messages::revise(id.clone(), fields, message);
         Some(MessageUpdate { id, message_id: message_id?, revise, guard })
     })
-}
-
-fn masked(check: &mut Check, mask: Option<FieldMask>) -> Vec<Field> {
-    let paths = mask.unwrap_or_default().paths;
-    let names = "parts, status, token_count, model, finish_reason, labels, extra";
-    if paths.is_empty() {
-        check.refuse(MASK, format!("must name at least one of {names}"));
-    }
-    let mut fields = Vec::new();
-    for (index, path) in paths.iter().enumerate() {
-        match Field::parse(path) {
-            Some(field) if fields.contains(&field) => {}
-            Some(field) => fields.push(field),
-            None => check.refuse(MASK.field("paths").index(index), format!("must be one of {names}")),
-        }
-        if check.is_full() {
-            break;
-        }
-    }
-    fields
 }
 
 pub(super) fn truncate(request: proto::TruncateThreadRequest) -> Result<(ThreadId, Cut, Guard)> {
@@ -253,19 +234,6 @@ fn existing(check: &mut Check, id: &str) -> Option<ThreadId> {
     check.take(Path::Root("thread_id"), ThreadId::parse("thread_id", id))
 }
 
-fn optional<T>(
-    check: &mut Check,
-    path: Path<'_>,
-    raw: &str,
-    parse: fn(&str, &str) -> Result<T, Violation>,
-) -> Option<T> {
-    if raw.is_empty() { None } else { check.take(path, parse("", raw)) }
-}
-
-fn request_id(check: &mut Check, raw: &str) -> Option<RequestId> {
-    optional(check, Path::Root("request_id"), raw, RequestId::parse_new)
-}
-
 fn guard(check: &mut Check, raw: String, request: &str) -> Guard {
     Guard { etag: etag(raw), request_id: request_id(check, request) }
 }
@@ -273,14 +241,6 @@ fn guard(check: &mut Check, raw: String, request: &str) -> Guard {
 /// Takes an etag as it is: one that was never issued is a mismatch, which only the thread can tell.
 fn etag(raw: String) -> Option<String> {
     Some(raw).filter(|etag| !etag.is_empty())
-}
-
-fn page_size(check: &mut Check, size: i32) -> usize {
-    convert::check_count(check, Path::Root("page_size"), size);
-    match usize::try_from(size) {
-        Ok(0) | Err(_) => DEFAULT_PAGE_SIZE,
-        Ok(size) => size.min(MAX_PAGE_SIZE),
-    }
 }
 
 #[cfg(test)]

@@ -240,6 +240,13 @@ mod tests {
             (Error::ThreadDeleted { id: id() }, Code::FailedPrecondition, "THREAD_DELETED"),
             (Error::OwnerMismatch { id: id() }, Code::FailedPrecondition, "OWNER_MISMATCH"),
             (Error::SeqOutOfRange { field: "at_seq", last_seq: 9 }, Code::OutOfRange, "SEQ_OUT_OF_RANGE"),
+            (Error::EpochMismatch { current: "e".into() }, Code::OutOfRange, "EPOCH_MISMATCH"),
+            (
+                Error::IllegalTransition { key: id(), mode: "DISABLED", what: "TripBreaker" },
+                Code::FailedPrecondition,
+                "ILLEGAL_TRANSITION",
+            ),
+            (Error::BreakerChanged { key: id() }, Code::Aborted, "BREAKER_CHANGED"),
             (
                 Error::ThreadLimit { id: id(), what: "messages", limit: 1 },
                 Code::ResourceExhausted,
@@ -297,6 +304,9 @@ mod tests {
         assert_eq!(metadata(Error::MessageIdReused { id: id() }), [pair("id", "t1")]);
         assert_eq!(metadata(Error::EtagMismatch { current: "\"e-1\"".into() }), [pair("etag", "\"e-1\"")]);
         assert_eq!(metadata(Error::SeqOutOfRange { field: "at_seq", last_seq: 9 }), [pair("last_seq", "9")]);
+        assert_eq!(metadata(Error::EpochMismatch { current: "e".into() }), [pair("epoch", "e")]);
+        let illegal = Error::IllegalTransition { key: id(), mode: "DISABLED", what: "TripBreaker" };
+        assert_eq!(metadata(illegal), [pair("mode", "DISABLED")]);
         let corrupt = Error::Corrupt { key: "thread t1".into(), seq: 7 };
         assert_eq!(metadata(corrupt), [pair("key", "thread t1"), pair("seq", "7")]);
         assert_eq!(metadata(Error::TokenStale), []);

@@ -24,7 +24,12 @@ use tonic_reflection::pb::v1::{
 use tonic_types::StatusExt;
 
 use super::{
-    proto::{DeleteThreadRequest, GetThreadRequest, conversation_threads_client::ConversationThreadsClient},
+    breakers::tests::UpAndDown,
+    proto::{
+        AcquireRequest, DeleteThreadRequest, GetThreadRequest, WatchBreakersRequest,
+        circuit_breakers_client::CircuitBreakersClient,
+        conversation_threads_client::ConversationThreadsClient,
+    },
     *,
 };
 use crate::{
@@ -35,6 +40,8 @@ use crate::{
         UpdatedMessage,
     },
 };
+
+const SERVICES: [&str; 2] = ["fusewire.v1.CircuitBreakers", "fusewire.v1.ConversationThreads"];
 
 /// Holds no thread, and says so to `get` when told to go on.
 #[derive(Debug)]
@@ -152,7 +159,9 @@ impl Running {
         let store = Arc::new(Waiting { waiting: Semaphore::new(0), going_on: Semaphore::new(0) });
         let (redis, answers) = watch::channel(false);
         let shutdown = Shutdown::new();
-        let serving = serve(vec![listener], options, Arc::clone(&store), Some(answers), shutdown.clone());
+        let breakers = Arc::new(UpAndDown);
+        let threads = Arc::clone(&store);
+        let serving = serve(vec![listener], options, threads, breakers, Some(answers), shutdown.clone());
         let server = shutdown.spawn("server", serving);
         Self { address, store, redis, shutdown, server }
     }
@@ -202,7 +211,9 @@ async fn an_open_watch_and_an_open_reflection_stream_do_not_hold_the_end() {
         ServerReflectionClient::new(channel).server_reflection_info(requests).await.unwrap().into_inner();
     let answer = reflected.next().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(services) = answer else { panic!("{answer:?}") };
-    assert!(services.service.iter().any(|service| service.name == "fusewire.v1.ConversationThreads"));
+    for name in SERVICES {
+        assert!(services.service.iter().any(|service| service.name == name), "{name}");
+    }
 
     assert!(running.end().await < Duration::from_secs(5));
     assert_eq!(watch.next().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
@@ -249,7 +260,7 @@ async fn health_tells_of_redis_under_its_own_name() {
     assert_eq!(redis.next().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
     running.redis.send(true).unwrap();
     assert_eq!(redis.next().await.unwrap().unwrap().status, ServingStatus::Serving as i32);
-    for service in ["", "fusewire.v1.ConversationThreads"] {
+    for service in ["", SERVICES[0], SERVICES[1]] {
         let check = client.check(asked(service)).await.unwrap().into_inner();
         assert_eq!(check.status, ServingStatus::Serving as i32, "{service}");
     }
@@ -264,6 +275,18 @@ async fn a_missing_thread_is_deleted_already_if_the_caller_says_so() {
     assert_eq!(reason(&status), "THREAD_NOT_FOUND");
     let answer = client.delete_thread(DeleteThreadRequest { allow_missing: true, ..request }).await.unwrap();
     assert_eq!(answer.into_inner().authority(), proto::Authority::Shared);
+}
+
+#[tokio::test]
+async fn breakers_are_served_and_watches_of_them_not_yet() {
+    let running = Running::start(Duration::from_secs(1)).await;
+    let mut client = CircuitBreakersClient::new(running.channel().await);
+    let request = AcquireRequest { model_key: "up".into(), ..Default::default() };
+    assert!(client.acquire(request).await.unwrap().into_inner().admitted);
+    let status = client.acquire(AcquireRequest::default()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_FIELDS"));
+    let status = client.watch_breakers(WatchBreakersRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
 }
 
 #[tokio::test]

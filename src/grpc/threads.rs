@@ -5,9 +5,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 use tracing::Span;
 
-use super::{calls::Deadline, convert, pages, proto, requests};
+use super::{
+    calls::{Reply, call},
+    convert, pages, proto, requests,
+};
 use crate::{
-    call::{Answer, Call, Source},
+    call::{Answer, Source},
     error::{Error, Result},
     threads::{ThreadId, ThreadStore, Ttl},
 };
@@ -27,8 +30,6 @@ impl<S: ThreadStore> Threads<S> {
         Self { store, default_ttl, knows }
     }
 }
-
-type Reply<T> = Result<Response<T>, Status>;
 
 #[async_trait]
 impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for Threads<S> {
@@ -196,11 +197,6 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
     async fn watch_thread(&self, _: Request<proto::WatchThreadRequest>) -> Reply<Self::WatchThreadStream> {
         Err(Status::unimplemented("WatchThread is not served yet"))
     }
-}
-
-fn call<T>(request: &Request<T>, require_shared: bool) -> Call {
-    let Deadline(deadline) = request.extensions().get().copied().unwrap_or_default();
-    Call { deadline, require_shared, ..Call::default() }
 }
 
 /// Names the thread in the call's span.

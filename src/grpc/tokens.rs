@@ -87,14 +87,16 @@ fn threads_of(owner: &Owner) -> Vec<Vec<u8>> {
     vec![b"threads".to_vec(), owner.as_str().into()]
 }
 
-fn seal(bound: &[Vec<u8>], body: &[u8]) -> String {
+/// Seals a place to what it is bound to.
+pub(super) fn seal(bound: &[Vec<u8>], body: &[u8]) -> String {
     let mut token = vec![VERSION];
     token.extend(checksum(bound, body));
     token.extend(body);
     URL_SAFE_NO_PAD.encode(token)
 }
 
-fn open<T: prost::Message + Default>(bound: &[Vec<u8>], token: &str) -> Result<T> {
+/// Reads a place that was sealed to the same.
+pub(super) fn open<T: prost::Message + Default>(bound: &[Vec<u8>], token: &str) -> Result<T> {
     let body = || {
         let bytes = Some(token).filter(|token| token.len() <= MAX_TOKEN)?;
         let bytes = URL_SAFE_NO_PAD.decode(bytes).ok()?;

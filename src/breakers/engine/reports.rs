@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -104,7 +104,7 @@ impl<S: BreakerStore> Engine<S> {
         let number = self.0.batches.fetch_add(1, Ordering::Relaxed) + 1;
         let record = async |terms: Terms| {
             let groups = group(reports, &terms.settings);
-            let batch = Batch { instance: self.0.instance.clone(), number, groups };
+            let batch = Batch { instance: Arc::clone(&self.0.instance), number, groups };
             self.0.store.record(&call, key, &terms, &batch).await
         };
         let (recorded, terms) = self.on_terms(key, record).await?;

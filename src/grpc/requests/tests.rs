@@ -3,22 +3,13 @@
 use std::time::Duration;
 
 use super::*;
-use crate::error::Error;
+use crate::{
+    error::Error,
+    grpc::check::testing::{mask, paths},
+};
 
 fn default_ttl() -> Ttl {
     Ttl::new("", Duration::from_hours(2)).unwrap()
-}
-
-fn paths<T>(parsed: Result<T>) -> Vec<String> {
-    match parsed {
-        Err(Error::Invalid(violations)) => violations.into_iter().map(|v| v.field).collect(),
-        Err(error) => panic!("{error:?}"),
-        Ok(_) => panic!("accepted"),
-    }
-}
-
-fn mask(paths: &[&str]) -> FieldMask {
-    FieldMask { paths: paths.iter().map(ToString::to_string).collect() }
 }
 
 #[test]
