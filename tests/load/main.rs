@@ -31,6 +31,10 @@ use drive::{Drive, Figures};
 use operations::Operation;
 use servers::{Redis, Server};
 
+/// The ceilings have the allocator of the service.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|argument| argument == "serve-ceilings") {
