@@ -1,5 +1,7 @@
 //! What is counted of one breaker since its state began.
 
+use std::time::Duration;
+
 use super::{
     instances::{Failed, Instances},
     window::{At, Held, Share},
@@ -51,9 +53,18 @@ impl Tally {
         self.last_failure
     }
 
-    /// The pause that a provider still wants.
-    pub(super) fn pause(&self, now: Timestamp) -> Option<Pause> {
-        self.pause.filter(|pause| pause.until > now)
+    /// The pause that a provider still wants, where the latest write was at `seen`: its end goes back with the clock.
+    pub(super) fn pause(&self, seen: Timestamp, now: Timestamp) -> Option<Pause> {
+        let pause = self.pause.filter(|pause| pause.until > seen)?;
+        Some(Pause { until: now.plus(pause.until.since(seen)), ..pause })
+    }
+
+    /// Moves the end of the pause back with the clock.
+    pub(super) fn shift(&mut self, back: Duration) {
+        let back = i64::try_from(back.as_millis()).unwrap_or(i64::MAX);
+        if let Some(pause) = &mut self.pause {
+            pause.until = Timestamp::from_millis(pause.until.as_millis().saturating_sub(back));
+        }
     }
 
     /// The longest row of failures of the instance's last batch, if this is that one or one before.
