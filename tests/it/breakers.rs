@@ -1,0 +1,5 @@
+//! Circuit breakers: what other systems' breakers do, and what a naive model says, on every store.
+
+mod clock;
+mod conformance;
+mod world;
