@@ -41,9 +41,11 @@ impl Tally {
         if !self.held.is_of(at.window) {
             return 0;
         }
+        let held = u64::try_from(self.held.totals(at).calls).unwrap_or_default();
         self.instances.reporters(|failed| match at.window {
             None => failed.mark > self.success,
-            Some(Window::Count(size)) => self.marks - failed.mark < u64::from(size),
+            // As many as are held, which a window that has grown since does not know.
+            Some(Window::Count(_)) => self.marks - failed.mark < held,
             Some(Window::Time(length)) => at.holds(length, failed.second),
         })
     }
