@@ -2,4 +2,5 @@
 
 mod clock;
 mod conformance;
+mod properties;
 mod world;
