@@ -1,6 +1,6 @@
-//! Fusewire keeps what a fleet of LLM workers shares: what was said in each conversation. It is one sidecar process
-//! with a gRPC interface; the state lives in Redis, so that many instances share it, and in this process's memory
-//! where Redis is switched off or out of reach.
+//! Fusewire keeps what a fleet of LLM workers shares: what was said in each conversation, and which models may be
+//! called now. It is one sidecar process with a gRPC interface; the state lives in Redis, so that many instances share
+//! it, and in this process's memory where Redis is switched off or out of reach.
 //!
 //! # Map
 //!
@@ -13,10 +13,12 @@
 //!                      Redis can be asked
 //! threads              the vocabulary, the rules, and what a store must offer; threads::context chooses what a
 //!                      model's window takes
-//! breakers             the vocabulary of circuit breakers, their settings, and what a store must offer;
-//!                      breakers::policies gives each model its settings
-//! redis                threads in Redis: a pool of shared connections, one Lua script an operation
-//! memory               threads in memory: MemoryThreads as the only truth, MemoryCopies to answer from in an outage
+//! breakers             circuit breakers: breakers::policy is the state machine, pure; breakers::store the few mechanisms
+//!                      that a store offers; breakers::engine drives the one over the other; breakers::policies gives
+//!                      each model its settings
+//! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation
+//! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
+//!                      an outage
 //! error, clock, call   what went wrong, what time it is, and what travels with every request
 //! shutdown, telemetry  the token and tracker that end everything; the log
 //! ```
@@ -37,17 +39,31 @@
 //! that Redis answered. Had Redis fallen silent, a probe would have found that within 200 ms, and memory would have
 //! accepted the append as provisional and said so.
 //!
+//! # How a breaker changes
+//!
+//! A store knows no policy and the policy no store. Each of a store's mechanisms (load, record, lease, settle, transition)
+//! is one atomic step that answers with the state, the counts and the store's time, all of one moment. The engine shows
+//! that to [`breakers::policy::due`]; a change that is due is offered back as a compare-and-set on (epoch, generation), so
+//! of many instances that see the same exactly one makes it. What is due follows from what is stored, not from having seen
+//! an event, so an instance that dies in between leaves nothing undone.
+//!
+//! Reports of one model that arrive while a batch of them is under way travel together in the next: a hot model costs one
+//! script call a round trip, an idle one none more than without. Settings come with each step and are compared with the
+//! stored revision inside of it: a step never goes by settings that are not in force.
+//!
 //! # Invariants
 //!
-//! 1. Domain code (`threads`) does no IO and never asks the time.
-//! 2. No caller waits for Redis longer than its deadline or the configured bound; dialling is in no caller's path while
+//! 1. Domain code (`threads`, `breakers::policy`) does no IO and never asks the time.
+//! 2. A breaker's generation only grows within an epoch, by one with each change, and each is in its log.
+//! 3. No caller waits for Redis longer than its deadline or the configured bound; dialling is in no caller's path while
 //!    Redis is up.
-//! 3. Every answer says where it came from ([`call::Source`]).
-//! 4. A write is all or nothing, and safe to repeat: by message ids, by request id, or because it only renews.
-//! 5. Nothing is decided by comparing clocks of different machines: times come from Redis whenever it answered.
-//! 6. Every task runs on the tracker of [`shutdown::Shutdown`]; the process ends within the drain deadline whatever
+//! 4. Every answer says where it came from ([`call::Source`]).
+//! 5. A write is all or nothing, and safe to repeat: by message ids, by request id, by
+//!    lease, or because it only renews. A report without lease is the exception, as the contract says.
+//! 6. Nothing is decided by comparing clocks of different machines: times come from Redis whenever it answered.
+//! 7. Every task runs on the tracker of [`shutdown::Shutdown`]; the process ends within the drain deadline whatever
 //!    clients do.
-//! 7. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
+//! 8. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
 
 pub mod breakers;
 pub mod call;

@@ -13,6 +13,9 @@ use fusewire::{
 };
 use tracing::{error, info, warn};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let settings = match settings::from_process() {
         Ok(Command::Serve(loaded)) => loaded.settings,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bb8_redis::redis::Value;
 
-use super::reply::Reply;
+use super::reply::{Reply, parse_int};
 use crate::{
     breakers::{
         BreakerSettings, Counts, Disposition, History, Mode, ModeOverride, Outcome, Pause, Position, Reason,
@@ -142,19 +142,22 @@ fn pairs(reply: &mut Reply) -> Result<HashMap<String, String>> {
 struct Texts(Reply);
 
 impl Texts {
-    fn text(&mut self) -> Result<Option<String>> {
+    /// The next value as bytes; what is not there or empty is none.
+    fn bytes(&mut self) -> Result<Option<Vec<u8>>> {
         match self.0.value() {
             None | Some(Value::Nil) => Ok(None),
-            Some(value) => {
-                Reply::new(vec![value]).text().map(|text| Some(text).filter(|text| !text.is_empty()))
-            }
+            Some(Value::BulkString(bytes)) => Ok(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            Some(_) => Err(Error::Internal("a field of a hash is no text".into())),
         }
     }
 
+    fn text(&mut self) -> Result<Option<String>> {
+        let bytes = self.bytes()?;
+        bytes.map(String::from_utf8).transpose().map_err(|error| Error::Internal(error.into()))
+    }
+
     fn int(&mut self) -> Result<Option<i64>> {
-        self.text()?
-            .map(|text| text.parse().map_err(|_| Error::Internal(format!("{text:?} is no number").into())))
-            .transpose()
+        self.bytes()?.map(|bytes| parse_int(&bytes).ok_or_else(|| unreadable(&bytes, "number"))).transpose()
     }
 
     /// A moment; 0 is none.
@@ -163,8 +166,14 @@ impl Texts {
     }
 
     fn named<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
-        self.text()?
-            .map(|text| parse(&text).ok_or_else(|| Error::Internal(format!("{text:?} is no {name}").into())))
-            .transpose()
+        let read = |bytes: Vec<u8>| {
+            let named = std::str::from_utf8(&bytes).ok().and_then(&parse);
+            named.ok_or_else(|| unreadable(&bytes, name))
+        };
+        self.bytes()?.map(read).transpose()
     }
+}
+
+fn unreadable(bytes: &[u8], what: &str) -> Error {
+    Error::Internal(format!("{:?} is no {what}", String::from_utf8_lossy(bytes)).into())
 }

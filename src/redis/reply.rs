@@ -37,7 +37,14 @@ impl Reply {
 
     /// The next value as text.
     pub(super) fn text(&mut self) -> Result<String> {
-        String::from_utf8(self.bytes()?.to_vec()).map_err(|error| Error::Internal(error.into()))
+        let text = match self.0.next() {
+            // Taken as it is, not copied.
+            Some(Value::BulkString(bytes)) => String::from_utf8(bytes),
+            Some(Value::SimpleString(text)) => Ok(text),
+            Some(Value::Int(number)) => Ok(number.to_string()),
+            other => return Err(unexpected(other.as_ref())),
+        };
+        text.map_err(|error| Error::Internal(error.into()))
     }
 
     /// The next value as a number.
@@ -117,7 +124,8 @@ impl Messages {
     }
 }
 
-fn parse_int(bytes: &[u8]) -> Option<i64> {
+/// Reads a decimal number.
+pub(super) fn parse_int(bytes: &[u8]) -> Option<i64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 

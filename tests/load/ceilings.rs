@@ -14,8 +14,10 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes};
+use fusewire::grpc::proto::{AcquireRequest, ReportRequest};
 use http::{Request, Response};
-use redis::{Script, Value, aio::MultiplexedConnection};
+use prost::Message as _;
+use redis::{Script, ScriptInvocation, Value, aio::MultiplexedConnection};
 use tonic::{
     Code, Status,
     body::Body,
@@ -28,6 +30,10 @@ use tower::Service;
 
 const THREAD: &str = include_str!("../../src/redis/scripts/thread.lua");
 const APPEND: &str = include_str!("../../src/redis/scripts/append.lua");
+const BREAKER: &str = include_str!("../../src/redis/scripts/breaker.lua");
+const TRIAL: &str = include_str!("../../src/redis/scripts/breaker_trial.lua");
+const LEASE: &str = include_str!("../../src/redis/scripts/breaker_lease.lua");
+const RECORD: &str = include_str!("../../src/redis/scripts/breaker_record.lua");
 const READ: &str = include_str!("../../src/redis/scripts/read.lua");
 
 /// As the service's pool.
@@ -49,6 +55,8 @@ pub(crate) fn serve(arguments: &[String]) {
             ids: AtomicU64::new(0),
             append: Script::new(&format!("{THREAD}{APPEND}")),
             read: Script::new(&format!("{THREAD}{READ}")),
+            lease: Script::new(&format!("{BREAKER}{TRIAL}{LEASE}")),
+            record: Script::new(&format!("{BREAKER}{RECORD}")),
         });
         let mut routes = Routes::builder();
         routes.add_service(Echo(Arc::clone(&ceiling)));
@@ -64,6 +72,8 @@ struct Ceiling {
     ids: AtomicU64,
     append: Script,
     read: Script,
+    lease: Script,
+    record: Script,
 }
 
 impl Ceiling {
@@ -73,7 +83,24 @@ impl Ceiling {
     }
 
     /// Runs the script of an operation; answers how many bytes Redis said.
-    async fn run(&self, operation: &str) -> Result<usize, Status> {
+    async fn run(&self, operation: &str, request: Bytes) -> Result<usize, Status> {
+        let undecodable = |error: prost::DecodeError| Status::new(Code::Internal, error.to_string());
+        let invocation = match operation {
+            "AcquireShared" => self.lease(&AcquireRequest::decode(request).map_err(undecodable)?.model_key),
+            "ReportHot" | "ReportMany" => {
+                self.record(&ReportRequest::decode(request).map_err(undecodable)?.model_key)
+            }
+            thread => self.on_thread(thread),
+        };
+        let mut connection = self.connection();
+        let reply: Value = invocation
+            .invoke_async(&mut connection)
+            .await
+            .map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+        Ok(size(&reply))
+    }
+
+    fn on_thread(&self, operation: &str) -> ScriptInvocation<'_> {
         let id = if operation == "AppendTo100" { "load-100" } else { "load-10000" };
         let thread = format!("conversation_thread:{{{id}}}");
         let parts = ["", ":messages", ":system", ":ids", ":ids:old", ":tombstone"];
@@ -104,13 +131,34 @@ impl Ceiling {
                 .arg(0)
                 .arg(with_instructions);
         }
-        let mut connection = self.connection();
-        let reply: Value = invocation
-            .invoke_async(&mut connection)
-            .await
-            .map_err(|error| Status::new(Code::Internal, error.to_string()))?;
-        Ok(size(&reply))
+        invocation
     }
+
+    fn lease(&self, model: &str) -> ScriptInvocation<'_> {
+        let mut invocation = on_breaker(&self.lease, model);
+        let id = format!("{:032}", self.ids.fetch_add(1, Ordering::Relaxed));
+        invocation.arg(&["0", "GRANT"]).arg(id).arg(&["120000", "1"]);
+        invocation
+    }
+
+    fn record(&self, model: &str) -> ScriptInvocation<'_> {
+        let mut invocation = on_breaker(&self.record, model);
+        let number = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
+        invocation.arg("ceiling").arg(number).arg(&["1", "ceiling", "", "-1", "s", "0", ""]);
+        invocation
+    }
+}
+
+/// A script on a breaker under the default policy.
+fn on_breaker<'a>(script: &'a Script, model: &str) -> ScriptInvocation<'a> {
+    let state = format!("circuit_breaker:{model}");
+    let mut invocation = script.prepare_invoke();
+    invocation.key(&state);
+    for part in ["window", "leases", "settings", "log"] {
+        invocation.key(format!("{{{state}}}:{part}"));
+    }
+    invocation.arg(&["0", "", "time", "60", "1"]);
+    invocation
 }
 
 fn size(value: &Value) -> usize {
@@ -173,12 +221,12 @@ impl UnaryService<Bytes> for Call {
     type Response = Bytes;
     type Future = Answering<Result<tonic::Response<Bytes>, Status>>;
 
-    fn call(&mut self, _: tonic::Request<Bytes>) -> Self::Future {
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let (ceiling, operation, runs_script) =
             (Arc::clone(&self.ceiling), self.operation.clone(), self.runs_script);
         Box::pin(async move {
             let length = if runs_script {
-                ceiling.run(&operation).await?
+                ceiling.run(&operation, request.into_inner()).await?
             } else if operation == "ContextOf20" {
                 22_000
             } else {

@@ -1,22 +1,27 @@
-//! Drives one rpc with h2load and reads what it cost.
+//! Drives one rpc and reads what it cost.
 
-use std::{fs, io::Write, process::Command};
+use std::{fs, io::Write, process::Command, sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
 
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-use crate::servers::{Redis, Server};
+use crate::{
+    rotate,
+    servers::{Redis, Server},
+};
 
-const IN_FLIGHT: u32 = 128;
-const CONNECTIONS: u32 = 4;
+const IN_FLIGHT: usize = 128;
+const CONNECTIONS: usize = 4;
 
 /// One measurement to be made.
 pub(crate) struct Drive<'a> {
     pub(crate) server: &'a Server,
     pub(crate) redis: &'a Redis,
     pub(crate) path: String,
-    /// The request, encoded.
-    pub(crate) body: Vec<u8>,
+    /// The requests, encoded; several take turns.
+    pub(crate) requests: Vec<Vec<u8>>,
     pub(crate) seconds: u32,
 }
 
@@ -28,18 +33,43 @@ pub(crate) struct Figures {
     pub(crate) p99_us: f64,
     pub(crate) server_cpu_us: f64,
     pub(crate) redis_cpu_us: f64,
-    pub(crate) redis_commands: f64,
+    pub(crate) script_calls: f64,
 }
 
 impl Drive<'_> {
     pub(crate) fn run(&self) -> Figures {
-        let mut body = NamedTempFile::new().expect("a file can be made");
-        let length = u32::try_from(self.body.len()).expect("a request fits");
-        body.write_all(&[0]).and_then(|()| body.write_all(&length.to_be_bytes())).expect("it can be written");
-        body.write_all(&self.body).expect("it can be written");
-        let log = NamedTempFile::new().expect("a file can be made");
+        let framed: Vec<Bytes> = self.requests.iter().map(|request| frame(request)).collect();
+        let before = (cpu_us(self.server.pid()), cpu_us(self.redis.pid()), self.redis.script_calls());
+        let mut times = match &framed[..] {
+            [request] => self.drive_with_h2load(request),
+            _ => rotate::drive(
+                &self.server.address,
+                &self.path,
+                &Arc::new(framed),
+                (CONNECTIONS, IN_FLIGHT),
+                Duration::from_secs(self.seconds.into()),
+            ),
+        };
+        let after = (cpu_us(self.server.pid()), cpu_us(self.redis.pid()), self.redis.script_calls());
 
-        let before = (cpu_us(self.server.pid()), cpu_us(self.redis.pid()), self.redis.commands());
+        times.sort_by(f64::total_cmp);
+        assert!(times.len() > 100, "{} answered only {} calls", self.path, times.len());
+        let calls = times.len() as f64;
+        Figures {
+            rate: calls / f64::from(self.seconds),
+            p50_us: times[times.len() / 2],
+            p99_us: times[times.len() * 99 / 100],
+            server_cpu_us: (after.0 - before.0) / calls,
+            redis_cpu_us: (after.1 - before.1) / calls,
+            script_calls: (after.2 - before.2) as f64 / calls,
+        }
+    }
+
+    /// Repeats one request; answers each call's time in microseconds.
+    fn drive_with_h2load(&self, request: &Bytes) -> Vec<f64> {
+        let mut body = NamedTempFile::new().expect("a file can be made");
+        body.write_all(request).expect("it can be written");
+        let log = NamedTempFile::new().expect("a file can be made");
         let output = Command::new("h2load")
             .args(["--header", "content-type: application/grpc", "--header", "te: trailers", "--data"])
             .arg(body.path())
@@ -51,23 +81,18 @@ impl Drive<'_> {
             .output()
             .expect("h2load is not on PATH: install it (Debian: apt-get install nghttp2-client)");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let after = (cpu_us(self.server.pid()), cpu_us(self.redis.pid()), self.redis.commands());
-
         let text = fs::read_to_string(log.path()).expect("h2load wrote its log");
-        let mut times: Vec<f64> =
-            text.lines().filter_map(|line| line.split('\t').nth(2)?.parse().ok()).collect();
-        times.sort_by(f64::total_cmp);
-        assert!(times.len() > 100, "{} answered only {} calls", self.path, times.len());
-        let calls = times.len() as f64;
-        Figures {
-            rate: calls / f64::from(self.seconds),
-            p50_us: times[times.len() / 2],
-            p99_us: times[times.len() * 99 / 100],
-            server_cpu_us: (after.0 - before.0) / calls,
-            redis_cpu_us: (after.1 - before.1) / calls,
-            redis_commands: (after.2 - before.2) as f64 / calls,
-        }
+        text.lines().filter_map(|line| line.split('\t').nth(2)?.parse().ok()).collect()
     }
+}
+
+/// A request as gRPC sends it: not compressed, behind its length.
+fn frame(request: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(request.len() + 5);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(request.len()).expect("a request fits"));
+    framed.put_slice(request);
+    framed.freeze()
 }
 
 impl Figures {
@@ -84,7 +109,7 @@ impl Figures {
             p99_us: of(|figures| figures.p99_us),
             server_cpu_us: of(|figures| figures.server_cpu_us),
             redis_cpu_us: of(|figures| figures.redis_cpu_us),
-            redis_commands: of(|figures| figures.redis_commands),
+            script_calls: of(|figures| figures.script_calls),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Measures the service against two ceilings on this machine, in one run: `cargo bench --bench load`.
 //!
+//! Calls of one request are driven by h2load, calls of many requests by a client of our own.
+//!
 //! Machines differ and are shared, so every figure that means something is a ratio within one run. Each operation is
-//! driven by h2load with 128 calls in flight against three servers in turn, several rounds: `echo`, a bare tonic rpc
+//! driven with 128 calls in flight against three servers in turn, several rounds: `echo`, a bare tonic rpc
 //! with an answer of the same size; `bare`, a tonic rpc that runs the operation's script through a cloned connection
 //! and answers with as many bytes; and the service itself. Medians go to standard output and, as JSON, to
-//! `target/load.json`. `FUSEWIRE_LOAD_SECONDS` (2) and `FUSEWIRE_LOAD_ROUNDS` (3) make it longer.
+//! `target/load.json`. `FUSEWIRE_LOAD_SECONDS` (2) and `FUSEWIRE_LOAD_ROUNDS` (3) make it longer,
+//! `FUSEWIRE_LOAD_ONLY` shorter: only operations whose name holds it.
 
 #![expect(
     clippy::expect_used,
@@ -19,6 +22,7 @@
 mod ceilings;
 mod drive;
 mod operations;
+mod rotate;
 mod servers;
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -26,6 +30,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use drive::{Drive, Figures};
 use operations::Operation;
 use servers::{Redis, Server};
+
+/// The ceilings have the allocator of the service.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -37,11 +45,13 @@ fn main() {
     };
     let (seconds, rounds) = (number("FUSEWIRE_LOAD_SECONDS", 2), number("FUSEWIRE_LOAD_ROUNDS", 3));
 
+    let only = std::env::var("FUSEWIRE_LOAD_ONLY").unwrap_or_default();
+    let is_wanted = |operation: &&Operation| operation.name().contains(&only);
     let redis = Redis::start();
     let service = Server::service(&redis);
     let ceilings = Server::ceilings(&redis);
     let mut results: BTreeMap<&str, BTreeMap<&str, Figures>> = BTreeMap::new();
-    for operation in Operation::ALL {
+    for operation in Operation::ALL.iter().filter(is_wanted) {
         operation.prepare(&service);
         let mut rounds_of: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
         for _ in 0..rounds {
@@ -50,7 +60,7 @@ fn main() {
                     server,
                     redis: &redis,
                     path: operation.path(name),
-                    body: operation.body(),
+                    requests: operation.requests(),
                     seconds,
                 };
                 rounds_of.entry(name).or_default().push(drive.run());
@@ -65,15 +75,15 @@ fn main() {
 
 fn report(results: &BTreeMap<&str, BTreeMap<&str, Figures>>) {
     println!(
-        "| operation | server | calls/s | × echo | × bare | p50 µs | p99 µs | server CPU µs/call | Redis CPU µs/call | Redis commands/call |"
+        "| operation | server | calls/s | × echo | × bare | p50 µs | p99 µs | server CPU µs/call | Redis CPU µs/call | script calls/call | target |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for operation in Operation::ALL {
-        let servers = &results[operation.name()];
+        let Some(servers) = results.get(operation.name()) else { continue };
         for name in ["echo", "bare", "service"] {
             let figures = &servers[name];
             println!(
-                "| {} | {name} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} |",
+                "| {} | {name} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} | {} |",
                 operation.name(),
                 figures.rate,
                 figures.rate / servers["echo"].rate,
@@ -82,7 +92,8 @@ fn report(results: &BTreeMap<&str, BTreeMap<&str, Figures>>) {
                 figures.p99_us,
                 figures.server_cpu_us,
                 figures.redis_cpu_us,
-                figures.redis_commands,
+                figures.script_calls,
+                if name == "service" { operation.target() } else { "" },
             );
         }
     }

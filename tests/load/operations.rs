@@ -1,11 +1,13 @@
 //! The operations that are measured, with their requests.
 
 use fusewire::grpc::proto::{
-    AppendMessagesRequest, ConversationThread, CreateThreadRequest, GetContextRequest, GetThreadRequest,
-    Message, Part, Role, TrimPolicy, conversation_threads_client::ConversationThreadsClient, part::Kind,
+    AcquireRequest, Admission, AppendMessagesRequest, ConversationThread, CreateThreadRequest,
+    GetContextRequest, GetThreadRequest, Message, Outcome, Part, ReportRequest, Role, TrimPolicy,
+    circuit_breakers_client::CircuitBreakersClient, conversation_threads_client::ConversationThreadsClient,
+    part::Kind,
 };
 use prost::Message as _;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::servers::Server;
 
@@ -20,11 +22,27 @@ pub(crate) enum Operation {
     ContextOf20,
     /// A thread without its messages.
     GetThread,
+    /// Leave to call a model whose breaker is CLOSED, asked of Redis.
+    AcquireShared,
+    /// Reports of calls of one model.
+    ReportHot,
+    /// Reports of calls of many models.
+    ReportMany,
 }
 
+/// How many models there are where they are many.
+const MODELS: usize = 2048;
+
 impl Operation {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::AppendTo100, Self::AppendTo10000, Self::ContextOf20, Self::GetThread];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::AppendTo100,
+        Self::AppendTo10000,
+        Self::ContextOf20,
+        Self::GetThread,
+        Self::AcquireShared,
+        Self::ReportHot,
+        Self::ReportMany,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -32,15 +50,26 @@ impl Operation {
             Self::AppendTo10000 => "AppendMessages, 1 KiB, to 10,000",
             Self::ContextOf20 => "GetContext, 20 of 10,000",
             Self::GetThread => "GetThread",
+            Self::AcquireShared => "Acquire, SHARED",
+            Self::ReportHot => "Report, one model",
+            Self::ReportMany => "Report, 2,048 models",
+        }
+    }
+
+    /// What it is meant to reach.
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Self::AppendTo100 | Self::AppendTo10000 => "0.85 × bare",
+            Self::ContextOf20 => "0.75 × bare",
+            Self::GetThread => "",
+            Self::AcquireShared | Self::ReportMany => "0.90 × bare",
+            Self::ReportHot => "0.75 × echo, 0.1 script calls",
         }
     }
 
     /// The thread that it works on.
-    pub(crate) fn thread(self) -> &'static str {
-        match self {
-            Self::AppendTo100 => "load-100",
-            Self::AppendTo10000 | Self::ContextOf20 | Self::GetThread => "load-10000",
-        }
+    fn thread(self) -> &'static str {
+        if self == Self::AppendTo100 { "load-100" } else { "load-10000" }
     }
 
     fn method(self) -> &'static str {
@@ -48,21 +77,32 @@ impl Operation {
             Self::AppendTo100 | Self::AppendTo10000 => "AppendMessages",
             Self::ContextOf20 => "GetContext",
             Self::GetThread => "GetThread",
+            Self::AcquireShared => "Acquire",
+            Self::ReportHot | Self::ReportMany => "Report",
+        }
+    }
+
+    fn service(self) -> &'static str {
+        match self {
+            Self::AppendTo100 | Self::AppendTo10000 | Self::ContextOf20 | Self::GetThread => {
+                "ConversationThreads"
+            }
+            Self::AcquireShared | Self::ReportHot | Self::ReportMany => "CircuitBreakers",
         }
     }
 
     /// The path on one of the servers.
     pub(crate) fn path(self, server: &str) -> String {
         match server {
-            "service" => format!("/fusewire.v1.ConversationThreads/{}", self.method()),
+            "service" => format!("/fusewire.v1.{}/{}", self.service(), self.method()),
             ceiling => format!("/{ceiling}/{self:?}"),
         }
     }
 
-    /// The request, encoded.
-    pub(crate) fn body(self) -> Vec<u8> {
+    /// The requests, encoded; several take turns.
+    pub(crate) fn requests(self) -> Vec<Vec<u8>> {
         let thread_id = self.thread().to_owned();
-        match self {
+        let request = match self {
             Self::AppendTo100 | Self::AppendTo10000 => {
                 AppendMessagesRequest { thread_id, messages: vec![message()], ..Default::default() }
                     .encode_to_vec()
@@ -71,36 +111,66 @@ impl Operation {
                 GetContextRequest { thread_id, max_messages: 20, ..Default::default() }.encode_to_vec()
             }
             Self::GetThread => GetThreadRequest { thread_id, ..Default::default() }.encode_to_vec(),
-        }
+            Self::AcquireShared => {
+                let admission = Admission::Shared.into();
+                AcquireRequest { model_key: model(0), admission, ..Default::default() }.encode_to_vec()
+            }
+            Self::ReportHot => report(0).encode_to_vec(),
+            Self::ReportMany => return (0..MODELS).map(|n| report(n).encode_to_vec()).collect(),
+        };
+        vec![request]
     }
 
-    /// Makes the thread.
+    /// Makes what it works on.
     pub(crate) fn prepare(self, service: &Server) {
-        let length = if self == Self::AppendTo100 { 100 } else { 10_000 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let endpoint = Endpoint::from_shared(format!("http://{}", service.address)).expect("an address");
-            let mut client =
-                ConversationThreadsClient::new(endpoint.connect().await.expect("the service answers"));
-            let trim = Some(TrimPolicy { max_messages: length, max_bytes: 0 });
-            let thread = ConversationThread { id: self.thread().to_owned(), trim, ..Default::default() };
-            let made = client
-                .create_thread(CreateThreadRequest { thread: Some(thread), ..Default::default() })
-                .await;
-            if made.is_err() {
-                // An operation before this one made it.
-                return;
-            }
-            for _ in 0..length / 100 {
-                let request = AppendMessagesRequest {
-                    thread_id: self.thread().to_owned(),
-                    messages: vec![message(); 100],
-                    ..Default::default()
-                };
-                client.append_messages(request).await.expect("the messages are appended");
+            let channel = endpoint.connect().await.expect("the service answers");
+            match self.service() {
+                "ConversationThreads" => self.make_thread(channel).await,
+                _ => self.make_breakers(channel).await,
             }
         });
     }
+
+    async fn make_breakers(self, channel: Channel) {
+        let mut client = CircuitBreakersClient::new(channel);
+        let models = if self == Self::ReportMany { MODELS } else { 1 };
+        for n in 0..models {
+            client.report(report(n)).await.expect("the report is counted");
+        }
+    }
+
+    async fn make_thread(self, channel: Channel) {
+        let length = if self == Self::AppendTo100 { 100 } else { 10_000 };
+        let mut client = ConversationThreadsClient::new(channel);
+        let trim = Some(TrimPolicy { max_messages: length, max_bytes: 0 });
+        let thread = ConversationThread { id: self.thread().to_owned(), trim, ..Default::default() };
+        let made =
+            client.create_thread(CreateThreadRequest { thread: Some(thread), ..Default::default() }).await;
+        if made.is_err() {
+            // An operation before this one made it.
+            return;
+        }
+        for _ in 0..length / 100 {
+            let request = AppendMessagesRequest {
+                thread_id: self.thread().to_owned(),
+                messages: vec![message(); 100],
+                ..Default::default()
+            };
+            client.append_messages(request).await.expect("the messages are appended");
+        }
+    }
+}
+
+fn model(n: usize) -> String {
+    format!("provider:model-{n}")
+}
+
+/// The report of a call that went well.
+fn report(n: usize) -> ReportRequest {
+    ReportRequest { model_key: model(n), outcome: Outcome::Success.into(), ..Default::default() }
 }
 
 /// A message of 1 KiB; the server gives it an id.

@@ -55,8 +55,8 @@ impl Redis {
         self.child.id()
     }
 
-    /// How many commands clients have sent, those inside of scripts not counted.
-    pub(crate) fn commands(&self) -> u64 {
+    /// How many scripts clients have called.
+    pub(crate) fn script_calls(&self) -> u64 {
         let mut connection = self.try_connect().expect("redis answers");
         let info: String =
             redis::cmd("INFO").arg("commandstats").query(&mut connection).expect("INFO answers");

@@ -125,13 +125,16 @@ if is_new then
   local since = tonumber(core[8] or '') or tonumber(core[9] or '') or NOW
   local born = {state, epoch, 0, 0, 0, mode, '', since, core[9] or '', core[10] or '', core[11] or 0, core[12] or 0}
   local fields = {}
+  -- In this order, for whoever reads the hash.
   for i, name in ipairs(CORE) do
     core[i] = tostring(born[i])
     if name == 'since' then core[i] = string.format('%.0f', since) end
     fields[#fields + 1] = name
     fields[#fields + 1] = core[i]
   end
-  redis.call('HSET', STATE, 'failureCount', 0, unpack(fields))
+  fields[#fields + 1] = 'failureCount'
+  fields[#fields + 1] = 0
+  redis.call('HSET', STATE, unpack(fields))
   -- What a breaker that is gone left behind is not this one's; its settings are.
   redis.call('UNLINK', WINDOW, LEASES, LOG)
   gone = {}
