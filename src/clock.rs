@@ -61,6 +61,11 @@ impl ManualClock {
         Self(AtomicI64::new(now.as_millis()))
     }
 
+    /// Puts the clock to a moment, also an earlier one.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.as_millis(), Ordering::SeqCst);
+    }
+
     /// Moves the clock on.
     pub fn advance(&self, by: Duration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);

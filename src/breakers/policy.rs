@@ -73,7 +73,9 @@ pub fn due(view: &View, settings: &BreakerSettings, cause: &Cause, chance: f64) 
 
 fn trip(view: &View, settings: &BreakerSettings, cause: &Cause, chance: f64) -> Option<Change> {
     let counts = &view.totals.counts;
-    let is_seen_widely = view.totals.reporters >= i64::from(settings.min_reporters);
+    // One has seen any failure, even where stores have not looked for more, or all but the row of failures has aged.
+    let is_seen_widely =
+        settings.min_reporters <= 1 || view.totals.reporters >= i64::from(settings.min_reporters);
     let run = counts.run.max(cause.longest_run);
     let in_a_row = settings.consecutive_failures > 0 && run >= i64::from(settings.consecutive_failures);
     let has_quorum = counts.calls >= i64::from(settings.quorum());

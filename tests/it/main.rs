@@ -5,6 +5,8 @@
 mod support;
 
 #[cfg(test)]
+mod breakers;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
 mod deadlines;

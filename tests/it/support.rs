@@ -7,6 +7,7 @@ pub(crate) mod deployment;
 pub(crate) mod eventually;
 pub(crate) mod fusewire;
 pub(crate) mod health;
+pub(crate) mod manual_clock;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod raw;

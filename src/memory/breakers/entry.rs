@@ -37,8 +37,8 @@ impl Entry {
     /// When it expires, or becomes spare, by time alone.
     pub(super) fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let incarnation = self.incarnation.as_ref()?;
-        let override_end = || incarnation.snapshot().mode_override.as_ref()?.expire_time;
-        incarnation.expires().or_else(override_end).filter(|due| *due > now)
+        let override_end = incarnation.snapshot().mode_override.as_ref().and_then(|set| set.expire_time);
+        [override_end, incarnation.expires()].into_iter().flatten().filter(|due| *due > now).min()
     }
 
     /// Forgets a state that has expired, with all that belongs to it.

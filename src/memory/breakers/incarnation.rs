@@ -16,8 +16,8 @@ use crate::{
     clock::Timestamp,
 };
 
-/// How long a state outlives what happened to it last.
-const TTL: Duration = Duration::from_hours(24);
+/// How long a state outlives what happened to it last: the whole of a day's last millisecond, as keys of Redis do.
+const TTL: Duration = Duration::from_millis(24 * 3_600_000 + 1);
 /// The most changes that the log keeps.
 const LOG: usize = 1000;
 /// The most requests of operators that are remembered.
@@ -66,10 +66,13 @@ impl Incarnation {
         self.changed
     }
 
-    /// When it expires; none while an override is stored.
+    /// When it expires; none while an override is in force that nothing ends.
     pub(super) fn expires(&self) -> Option<Timestamp> {
         let last = self.snapshot.open_until.map_or(self.active, |until| until.max(self.active));
-        (self.snapshot.mode == Mode::Automatic).then(|| last.plus(TTL))
+        match &self.snapshot.mode_override {
+            None => Some(last.plus(TTL)),
+            Some(stands) => stands.expire_time.map(|end| last.max(end).plus(TTL)),
+        }
     }
 
     /// The moment with the window that counts now: results of trial calls do not age.
@@ -88,7 +91,7 @@ impl Incarnation {
             reporters: self.tally.reporters(seen),
             leases: self.leases.live(seen.now),
             last_failure: self.tally.last_failure(),
-            pause: self.tally.pause(at.now),
+            pause: self.tally.pause(seen.now, at.now),
         };
         View { now: at.now, snapshot: self.snapshot.clone(), totals }
     }
@@ -114,6 +117,7 @@ impl Incarnation {
     fn follow(&mut self, at: At) {
         if at.now < self.seen {
             self.leases.shift(self.seen.since(at.now));
+            self.tally.shift(self.seen.since(at.now));
             self.tally.gather(self.as_seen(at), at);
         }
         self.seen = at.now;

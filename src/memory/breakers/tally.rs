@@ -1,5 +1,7 @@
 //! What is counted of one breaker since its state began.
 
+use std::time::Duration;
+
 use super::{
     instances::{Failed, Instances},
     window::{At, Held, Share},
@@ -39,9 +41,11 @@ impl Tally {
         if !self.held.is_of(at.window) {
             return 0;
         }
+        let held = u64::try_from(self.held.totals(at).calls).unwrap_or_default();
         self.instances.reporters(|failed| match at.window {
             None => failed.mark > self.success,
-            Some(Window::Count(size)) => self.marks - failed.mark < u64::from(size),
+            // As many as are held, which a window that has grown since does not know.
+            Some(Window::Count(_)) => self.marks - failed.mark < held,
             Some(Window::Time(length)) => at.holds(length, failed.second),
         })
     }
@@ -51,9 +55,18 @@ impl Tally {
         self.last_failure
     }
 
-    /// The pause that a provider still wants.
-    pub(super) fn pause(&self, now: Timestamp) -> Option<Pause> {
-        self.pause.filter(|pause| pause.until > now)
+    /// The pause that a provider still wants, where the latest write was at `seen`: its end goes back with the clock.
+    pub(super) fn pause(&self, seen: Timestamp, now: Timestamp) -> Option<Pause> {
+        let pause = self.pause.filter(|pause| pause.until > seen)?;
+        Some(Pause { until: now.plus(pause.until.since(seen)), ..pause })
+    }
+
+    /// Moves the end of the pause back with the clock.
+    pub(super) fn shift(&mut self, back: Duration) {
+        let back = i64::try_from(back.as_millis()).unwrap_or(i64::MAX);
+        if let Some(pause) = &mut self.pause {
+            pause.until = Timestamp::from_millis(pause.until.as_millis().saturating_sub(back));
+        }
     }
 
     /// The longest row of failures of the instance's last batch, if this is that one or one before.

@@ -230,7 +230,7 @@ async fn settings_outlive_the_state_and_removal_forgets_both() {
     rig.record("i", 1, "f").await;
     assert!(rig.configure("k", "", Some(&BreakerSettings::default())).await);
     assert_eq!(rig.listed().await, [("k".to_owned(), START)]);
-    rig.at(24 * 3_600_000);
+    rig.at(24 * 3_600_000 + 1);
     assert!(rig.listed().await.is_empty());
     assert_eq!(rig.store.len(), 1);
     assert!(rig.is_balanced());

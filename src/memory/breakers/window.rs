@@ -101,11 +101,18 @@ impl Held {
             return Share::default();
         }
         let mut totals = self.totals;
-        if let (Kept::Seconds(buckets), Some(Window::Time(length))) = (&self.kept, at.window) {
-            buckets
+        match (&self.kept, at.window) {
+            (Kept::Seconds(buckets), Some(Window::Time(length))) => buckets
                 .iter()
                 .take_while(|bucket| !at.holds(length, bucket.second))
-                .for_each(|bucket| totals.take(bucket.share));
+                .for_each(|bucket| totals.take(bucket.share)),
+            // More than the window holds where it was made smaller.
+            (Kept::Marks { ring, .. }, Some(Window::Count(size))) => {
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                let over = ring.len().saturating_sub(size);
+                ring.iter().take(over).for_each(|mark| totals.take(Share::of(*mark).unwrap_or_default()));
+            }
+            (Kept::Nothing | Kept::Marks { .. } | Kept::Seconds(_), None | Some(_)) => {}
         }
         totals
     }

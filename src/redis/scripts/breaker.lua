@@ -57,10 +57,10 @@ do
   -- What an evicted or deleted breaker left behind is not this one's.
   if epoch ~= '' then
     w.seen, w.renewed = tonumber(read[12] or '0'), tonumber(read[13] or '0')
+    w.failed_at, w.pause_until, w.pause_outcome = tonumber(read[9] or '0'), tonumber(read[10] or '0'), read[11]
     if read[1] == KIND then
       w.kind, w.calls, w.failures, w.slow = KIND, tonumber(read[2]), tonumber(read[3]), tonumber(read[4])
       w.run, w.first, w.last, w.ok_at = tonumber(read[5]), tonumber(read[6]), tonumber(read[7]), tonumber(read[8])
-      w.failed_at, w.pause_until, w.pause_outcome = tonumber(read[9]), tonumber(read[10]), read[11]
       if not (w.calls and w.failures and w.slow and w.run and w.first and w.last and w.ok_at) then
         return {'CORRUPT', NOW, WINDOW}
       end
@@ -78,16 +78,17 @@ end
 -- How far the clock has gone back since the last write.
 local BACK = math.max(0, w.seen - NOW)
 local SECOND = math.floor(NOW / 1000)
+-- The oldest second in a time window; where the clock went back, as of the last write: what was out of it stays out.
+local OLDEST = math.floor((NOW + BACK) / 1000) - SIZE + 1
 
 -- Takes out of the totals what is too old by now; answers the fields that held it.
 local gone = {}
-if w.kind == 'time' and w.calls > 0 and BACK == 0 then
-  local oldest = SECOND - SIZE + 1
-  if w.last < oldest then
+if w.kind == 'time' and w.calls > 0 then
+  if w.last < OLDEST then
     for second = w.first, w.last do gone[#gone + 1] = second end
     w.calls, w.failures, w.slow, w.first, w.last = 0, 0, 0, 0, 0
-  elseif w.first < oldest then
-    for second = w.first, oldest - 1 do gone[#gone + 1] = second end
+  elseif w.first < OLDEST then
+    for second = w.first, OLDEST - 1 do gone[#gone + 1] = second end
     for from = 1, #gone, 1000 do
       local buckets = redis.call('HMGET', WINDOW, unpack(gone, from, math.min(#gone, from + 999)))
       for _, bucket in ipairs(buckets) do
@@ -98,15 +99,30 @@ if w.kind == 'time' and w.calls > 0 and BACK == 0 then
         end
       end
     end
-    w.first = oldest
+    w.first = OLDEST
   end
+elseif w.kind == 'count' and w.last - w.first > SIZE then
+  -- The window has been made smaller.
+  local first = w.last - SIZE
+  for n = math.floor(w.first / CHUNK), math.floor((first - 1) / CHUNK) do
+    local marks = redis.call('HGET', WINDOW, 'r' .. n) or ''
+    for at = math.max(w.first, n * CHUNK), math.min(first, (n + 1) * CHUNK) - 1 do
+      local mark = string.sub(marks, at % CHUNK + 1, at % CHUNK + 1)
+      if mark == '' then return {'CORRUPT', NOW, WINDOW} end
+      w.calls = w.calls - 1
+      if mark == 'f' or mark == 'F' then w.failures = w.failures - 1 end
+      if mark == 'F' or mark == 'S' then w.slow = w.slow - 1 end
+    end
+    if first >= (n + 1) * CHUNK then gone[#gone + 1] = 'r' .. n end
+  end
+  w.first = first
 end
 
 -- Distinct instances whose failures are in the window; looked for only where more than one is wanted.
 local function reporters()
   if MIN_REPORTERS <= 1 or not was_kind then return 1 end
   local oldest = w.ok_at
-  if w.kind == 'time' then oldest = SECOND - SIZE + 1 elseif w.kind == 'count' then oldest = w.first end
+  if w.kind == 'time' then oldest = OLDEST elseif w.kind == 'count' then oldest = w.first end
   local members = redis.call('HGET', WINDOW, 'members') or ''
   local found = 0
   for member in string.gmatch(members, '%S+') do

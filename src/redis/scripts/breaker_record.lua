@@ -162,9 +162,18 @@ if not last_number then
   end
   redis.call('HSET', WINDOW, 'members', members)
 end
+if BACK > 0 and w.kind == 'time' then
+  -- So do the failures of instances; those that are out of the window stay out.
+  local function moved(at) return tonumber(at) >= OLDEST and SECOND or -1 end
+  for id in string.gmatch(redis.call('HGET', WINDOW, 'members') or '', '%S+') do
+    local before, at, heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', '^(%d+ %d+) (-?%d+) (%d+)$')
+    if before then redis.call('HSET', WINDOW, 'i:' .. id, string.format('%s %.0f %s', before, moved(at), heard)) end
+  end
+  last_failure = last_failure and moved(last_failure)
+end
 redis.call('HSET', WINDOW, 'i:' .. INSTANCE,
   string.format('%.0f %d %.0f %.0f', NUMBER, longest, failed or last_failure or -1, NOW))
 if is_due then set_expiries() end
-BACK, was_kind = 0, w.kind
+BACK, OLDEST, was_kind = 0, SECOND - SIZE + 1, w.kind
 local told, rest, totals = tell()
 return {'OK', NOW, told, rest, totals, fates, longest}

@@ -14,6 +14,7 @@ pub(super) const CONTROL_PASSWORD: &str = "test-control";
 pub(crate) struct RedisOptions {
     pub(super) transport: Transport,
     pub(super) password: Option<String>,
+    pub(super) has_manual_clock: bool,
     lines: Vec<String>,
 }
 
@@ -53,6 +54,12 @@ impl RedisOptions {
     /// TLS alone on a free port of 127.0.0.1.
     pub(crate) fn tls(files: &TlsFiles, clients: ClientCertificates) -> Self {
         Self { transport: Transport::Tls(files.clone(), clients), ..Self::default() }
+    }
+
+    /// A clock that only the test moves, see `RedisServer::clock`.
+    pub(crate) fn with_manual_clock(mut self) -> Self {
+        self.has_manual_clock = true;
+        self
     }
 
     /// Adds a line to the configuration file; it wins over the lines made here.

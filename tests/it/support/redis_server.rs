@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::eventually::{POLL, eventually};
+use super::manual_clock::ManualRedisClock;
 use super::port::ReservedPort;
 use super::process::Process;
 use super::raw::Raw;
@@ -28,6 +29,7 @@ pub(crate) struct RedisServer {
     port: Option<ReservedPort>,
     _bus: Option<ReservedPort>,
     options: RedisOptions,
+    clock: Option<ManualRedisClock>,
     dir: TempDir,
 }
 
@@ -43,7 +45,8 @@ impl RedisServer {
             }
         };
         let dir = tempfile::Builder::new().prefix("it-redis-").tempdir().expect("the temp dir is writable");
-        let mut server = Self { process: None, port, _bus: bus, options, dir };
+        let clock = options.has_manual_clock.then(|| ManualRedisClock::new(dir.path()));
+        let mut server = Self { process: None, port, _bus: bus, options, clock, dir };
         server.launch().await;
         server
     }
@@ -66,6 +69,14 @@ impl RedisServer {
         let port =
             self.port.as_ref().expect("this redis-server has no TCP port: start it with RedisOptions::tcp()");
         port.addr()
+    }
+
+    /// The server's clock.
+    ///
+    /// # Panics
+    /// When it is the machine's.
+    pub(crate) fn clock(&self) -> &ManualRedisClock {
+        self.clock.as_ref().expect("start it with RedisOptions::with_manual_clock()")
     }
 
     /// Opens a connection of the test's own: over the unix socket, as a user who may do everything.
@@ -135,6 +146,9 @@ impl RedisServer {
 
         let mut command = Command::new("redis-server");
         command.arg(&config).stdin(Stdio::null()).stdout(log).stderr(errors);
+        if let Some(clock) = &self.clock {
+            command.envs(clock.variables());
+        }
         let process = match Process::spawn(&mut command) {
             Ok(process) => process,
             Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -28,8 +28,8 @@ async fn a_state_expires_a_day_after_what_happened_last() {
     rig.record("i", 1, "s").await;
     rig.at(DAY - 1).record("i", 2, "s").await;
     let first = rig.at(DAY).position().await;
-    assert_eq!(rig.at(2 * DAY - 2).position().await, first);
-    assert_eq!(rig.at(2 * DAY - 1).position().await, Position::default());
+    assert_eq!(rig.at(2 * DAY - 1).position().await, first);
+    assert_eq!(rig.at(2 * DAY).position().await, Position::default());
     assert!(rig.is_balanced() && rig.store.is_empty());
     let next = rig.record("i", 1, "f").await;
     assert_eq!(next.view.totals.counts, counts(1, 1, 0, 1));
@@ -41,21 +41,23 @@ async fn a_state_outlives_its_open_time_by_a_day_and_reads_do_not_matter() {
     let rig = Rig::new(BreakerSettings::default());
     let long = Some(Duration::from_hours(48));
     rig.change(&Change { open_for: long, ..begin(&Position::default(), State::Open) }).await;
-    assert_eq!(rig.at(3 * DAY - 1).view().await.snapshot.state, State::Open);
+    assert_eq!(rig.at(3 * DAY).view().await.snapshot.state, State::Open);
     assert_eq!(rig.record("i", 1, "f").await.groups, [Disposition::Stale]);
-    assert_eq!(rig.at(3 * DAY).position().await, Position::default());
+    assert_eq!(rig.at(3 * DAY + 1).position().await, Position::default());
 }
 
 #[tokio::test]
-async fn an_override_that_is_stored_keeps_a_state() {
+async fn an_override_in_force_keeps_a_state() {
     let rig = Rig::new(BreakerSettings::default());
     rig.record("i", 1, "s").await;
-    let forced = overridden(&rig.position().await, State::Closed, Mode::ForcedOpen, Some(60));
+    let forced = overridden(&rig.position().await, State::Closed, Mode::ForcedOpen, None);
     let position = rig.change(&forced).await.view.snapshot.position;
     assert_eq!(rig.at(30 * DAY).position().await, position);
-    rig.change(&overridden(&position, State::Closed, Automatic, None)).await;
+    let forced = overridden(&position, State::Closed, Mode::ForcedOpen, Some(60));
+    let position = rig.change(&forced).await.view.snapshot.position;
+    assert_eq!(rig.at(31 * DAY + 60_000).position().await, position);
     assert!(rig.is_balanced());
-    assert_eq!(rig.at(31 * DAY).position().await, Position::default());
+    assert_eq!(rig.at(31 * DAY + 60_001).position().await, Position::default());
 }
 
 #[tokio::test]
@@ -101,7 +103,7 @@ async fn an_expired_breaker_and_one_whose_override_ended_make_room() {
     assert_eq!(names(&rig).await, "ac");
     change(&rig, "c", &begin(&rig.view_of("c").await.snapshot.position, State::Open)).await;
     assert!(is_full(&report(&rig, "d").await));
-    rig.at(DAY + 30_000);
+    rig.at(DAY + 30_001);
     report(&rig, "d").await.unwrap();
     assert_eq!(names(&rig).await, "cd");
 }

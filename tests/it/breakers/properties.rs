@@ -1,0 +1,74 @@
+//! Random stories of breakers: the stores must tell the same, and the engine what a naive model tells.
+
+use std::cell::Cell;
+
+use proptest::{
+    prelude::{Strategy, TestCaseError},
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use tokio::runtime::{Builder, Runtime};
+
+use self::{actor::Actor, story::Story};
+use super::world::{InMemory, InRedis};
+
+mod actor;
+mod story;
+
+/// Holds a claim of the same random stories every time; a failure is told with the shortest story that shows it.
+fn holds_of(
+    stories: impl Strategy<Value = Story>,
+    cases: u32,
+    mut claim: impl AsyncFnMut(u32, &Story) -> Result<(), String>,
+    runtime: &Runtime,
+) {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 3000, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let (number, claim) = (Cell::new(0), std::cell::RefCell::new(&mut claim));
+    let outcome = runner.run(&stories, |story| {
+        number.set(number.get() + 1);
+        let told = runtime.block_on((claim.borrow_mut())(number.get(), &story));
+        told.map_err(TestCaseError::fail)
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+/// The lines that differ, each with the last line before it that is the same and says whose it is.
+fn differences(one: &str, other: &str) -> String {
+    let (mut one, mut other) = (one.lines().peekable(), other.lines().peekable());
+    let mut told = String::new();
+    let mut before = "";
+    while one.peek().is_some() || other.peek().is_some() {
+        let (ours, theirs) = (one.next().unwrap_or_default(), other.next().unwrap_or_default());
+        if ours == theirs {
+            before = if ours.ends_with(['{', '(']) { ours.trim() } else { before };
+        } else if told.len() < 2000 {
+            told += &format!("  {before} {} | {}\n", ours.trim(), theirs.trim());
+        }
+    }
+    told
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn memory_and_redis_tell_the_same() {
+    let runtime = runtime();
+    let (memory, redis) = (InMemory::new(), runtime.block_on(InRedis::start()));
+    let claim = async |number, story: &Story| {
+        let mut here = Actor::new(&memory, number, story);
+        let mut there = Actor::new(&redis, number, story);
+        for (at, act) in story.acts.iter().enumerate() {
+            let (ours, theirs) = (here.perform(act).await, there.perform(act).await);
+            if ours != theirs {
+                let differences = differences(&ours, &theirs);
+                return Err(format!("act {at}, {act:?}: memory and Redis tell\n{differences}"));
+            }
+        }
+        Ok(())
+    };
+    holds_of(story::of_stores(), 150, claim, &runtime);
+}
