@@ -123,7 +123,12 @@ fn verdict(view: &View, settings: &BreakerSettings, cause: &Cause, chance: f64) 
         Some(Reason::TrialFailed)
     } else if has_passed {
         let (outcome, detail) = (cause.outcome, cause.detail.clone());
-        return Some(Change { attempts: 0, outcome, detail, ..begins(view, State::Closed, Reason::TrialPassed) });
+        return Some(Change {
+            attempts: 0,
+            outcome,
+            detail,
+            ..begins(view, State::Closed, Reason::TrialPassed)
+        });
     } else if settings.half_open_max_wait.is_some_and(|most| waited >= most) {
         Some(Reason::TrialTimedOut)
     } else {

@@ -15,8 +15,8 @@ use fusewire::grpc::proto::{
 
 use crate::support::{
     breakers::{
-        Breakers, SOON, after, assert_did, assert_stands, counts, half_of_the_last, in_a_row, length, telling,
-        unpermitted,
+        Breakers, SOON, after, assert_did, assert_stands, counts, half_of_the_last, in_a_row, length,
+        telling, unpermitted,
     },
     deployment::{Deployment, on_every_store_and_on_a_pair},
     eventually::eventually,
@@ -42,7 +42,10 @@ on_every_store_and_on_a_pair!(
 async fn calls_count_from_the_first_report_on(on: &Deployment) {
     let breakers = on.breakers();
     let answer = breakers.ask("first").await;
-    assert_eq!((answer.admitted, answer.state(), answer.reason, answer.retry_after), (true, State::Closed, 0, None));
+    assert_eq!(
+        (answer.admitted, answer.state(), answer.reason, answer.retry_after),
+        (true, State::Closed, 0, None)
+    );
     let permit = answer.permit.unwrap();
     let expected = Permit { model_key: "first".into(), ..Default::default() };
     assert_eq!(permit, expected, "nothing is stored of a key never reported");
@@ -228,13 +231,19 @@ async fn a_status_of_http_is_an_outcome(on: &Deployment) {
     for (http_status, expected) in STATUSES {
         let key = format!("http-{http_status}");
         breakers.set(&key, in_a_row(1)).await;
-        let answer =
-            breakers.report(ReportRequest { http_status, ..unpermitted(&key, Outcome::Unspecified) }).await.unwrap();
+        let answer = breakers
+            .report(ReportRequest { http_status, ..unpermitted(&key, Outcome::Unspecified) })
+            .await
+            .unwrap();
         let is_neutral = matches!(expected, Cancelled | InvalidRequest);
         assert_did(&answer, if is_neutral { Neutral } else { Applied });
         let breaker = after(answer);
         if is_neutral || expected == Success {
-            assert_eq!((breaker.state(), breaker.calls), (State::Closed, i64::from(!is_neutral)), "{http_status}");
+            assert_eq!(
+                (breaker.state(), breaker.calls),
+                (State::Closed, i64::from(!is_neutral)),
+                "{http_status}"
+            );
         } else {
             assert_eq!(breaker.state(), State::Open, "{http_status}");
             assert_eq!(breakers.newest(&key).await.outcome(), expected, "{http_status}");

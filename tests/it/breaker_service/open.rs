@@ -120,7 +120,8 @@ async fn each_open_time_in_a_row_is_longer_up_to_the_longest(on: &Deployment) {
     let mut open = after(breakers.tell_all("backoff", &[Failure]).await);
     for (attempts, expected) in [(1, 10), (2, 30), (3, 80), (4, 80)] {
         assert_eq!((open.attempts, open_time(&open)), (attempts, expected));
-        let trial = breakers.ask_until("backoff", "it is due", |answer| answer.admitted).await.permit.unwrap();
+        let trial =
+            breakers.ask_until("backoff", "it is due", |answer| answer.admitted).await.permit.unwrap();
         open = after(breakers.tell(&trial, Timeout).await);
         let change = breakers.newest("backoff").await;
         assert_eq!((change.reason(), change.outcome()), (TransitionReason::TrialFailed, Timeout));
@@ -185,7 +186,11 @@ async fn a_wish_is_capped_and_counts_only_where_it_is_honored(on: &Deployment) {
     let later = after(wish(&breakers, &permits[1], 86_400).await);
     let left = millis(later.open_until) - millis(open.since);
     let newest = breakers.newest("capped").await;
-    assert_eq!(left, 2000 + millis(newest.transition_time) - millis(open.since), "counted from the late report");
+    assert_eq!(
+        left,
+        2000 + millis(newest.transition_time) - millis(open.since),
+        "counted from the late report"
+    );
 
     breakers.set("not-honored", BreakerSettings { honor_retry_after: Some(false), ..in_a_row(2) }).await;
     let permit = breakers.permit("not-honored").await;

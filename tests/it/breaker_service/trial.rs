@@ -103,11 +103,8 @@ async fn neutral_outcomes_free_their_slot(on: &Deployment) {
 
 async fn rates_alone_decide_where_one_is_on(on: &Deployment) {
     let breakers = on.breakers();
-    let settings = BreakerSettings {
-        consecutive_failures: 1,
-        half_open_permits: Some(5),
-        ..half_of_the_last(10)
-    };
+    let settings =
+        BreakerSettings { consecutive_failures: 1, half_open_permits: Some(5), ..half_of_the_last(10) };
     for (key, outcomes, expected) in [
         // Over four results, as many as rates need.
         ("rate-fails", vec![Failure, Success, Failure], State::Open),
@@ -138,7 +135,8 @@ async fn slow_trial_calls_open_again(on: &Deployment) {
     };
     breakers.set("slow-trial", settings).await;
     let permits = [breakers.begin_trial("slow-trial").await, breakers.permit("slow-trial").await];
-    let slow = |permit| ReportRequest { duration: Some(wire(Duration::from_secs(2))), ..telling(permit, Success) };
+    let slow =
+        |permit| ReportRequest { duration: Some(wire(Duration::from_secs(2))), ..telling(permit, Success) };
     let one = after(breakers.report(slow(&permits[0])).await.unwrap());
     assert_eq!((one.state(), counts(&one)), (State::HalfOpen, (1, 0, 1, 0)));
     assert_eq!(after(breakers.report(slow(&permits[1])).await.unwrap()).state(), State::Open);
@@ -189,15 +187,12 @@ async fn a_lease_that_ends_frees_its_slot(on: &Deployment) {
 
 async fn a_lease_that_ends_may_count_as_a_failure(on: &Deployment) {
     let breakers = on.breakers();
-    let settings =
-        BreakerSettings { expired_permit: ExpiredPermit::Failure.into(), ..short_leases(2) };
+    let settings = BreakerSettings { expired_permit: ExpiredPermit::Failure.into(), ..short_leases(2) };
     breakers.set("silent", settings).await;
     breakers.begin_trial("silent").await;
     let kept = AcquireRequest { lease: Some(wire(Duration::from_mins(5))), ..asking("silent") };
     let kept = breakers.acquire(kept).await.unwrap().permit.unwrap();
-    breakers
-        .ask_until("silent", "the lease ends", |answer| answer.reason() == RejectionReason::Open)
-        .await;
+    breakers.ask_until("silent", "the lease ends", |answer| answer.reason() == RejectionReason::Open).await;
     let open = breakers.get("silent").await;
     assert_stands(&open, State::Open, 3);
     assert_eq!((open.attempts, counts(&open)), (2, (1, 1, 0, 1)));

@@ -45,7 +45,9 @@ impl Deployment {
     pub(crate) async fn start_with(store: Store, settings: &[(&str, &str)]) -> Self {
         let redis = match store {
             Store::Memory => None,
-            Store::Redis | Store::Prefixed | Store::Pair => Some(RedisServer::start(RedisOptions::unix_socket()).await),
+            Store::Redis | Store::Prefixed | Store::Pair => {
+                Some(RedisServer::start(RedisOptions::unix_socket()).await)
+            }
             Store::Cluster => Some(RedisServer::start(RedisOptions::cluster()).await),
         };
         let service = Fusewire::start(options(store, redis.as_ref(), settings)).await;
