@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use crate::support::raw::Raw;
 
 mod closed;
+mod damage;
 mod first;
 mod history;
+mod keys;
 mod lists;
 mod open;
 mod operators;
