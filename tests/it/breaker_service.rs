@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::support::raw::Raw;
 
+mod batches;
 mod closed;
 mod damage;
 mod first;
@@ -14,6 +15,7 @@ mod lists;
 mod open;
 mod operators;
 mod overrides;
+mod races;
 mod settings;
 mod trial;
 
