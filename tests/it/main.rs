@@ -6,6 +6,7 @@ mod support;
 
 #[cfg(test)]
 mod breakers;
+mod breaker_service;
 #[cfg(test)]
 mod costs;
 #[cfg(test)]
