@@ -5,8 +5,9 @@
 mod support;
 
 #[cfg(test)]
-mod breakers;
 mod breaker_service;
+#[cfg(test)]
+mod breakers;
 #[cfg(test)]
 mod costs;
 #[cfg(test)]
