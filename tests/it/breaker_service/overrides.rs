@@ -23,6 +23,7 @@ on_every_store_and_on_a_pair!(
     metrics_only_admits_and_records_and_never_opens,
     an_override_tells_who_set_it_when_and_why,
     an_override_ends_with_its_time,
+    reports_count_from_the_end_of_an_override_on,
     automatic_ends_an_override_and_counts_begin_anew,
     the_state_below_stays_as_it_was,
     an_override_ends_a_trials_leases,
@@ -144,6 +145,30 @@ async fn an_override_ends_with_its_time(on: &Deployment) {
     assert_eq!((ended.reason(), ended.mode()), (TransitionReason::Override, Mode::Automatic));
     assert!(millis(ended.transition_time) - millis(set.transition_time) >= 1000);
     assert_eq!(after(breakers.tell_all("ends", &[Failure, Failure]).await).state(), State::Open);
+}
+
+async fn reports_count_from_the_end_of_an_override_on(on: &Deployment) {
+    let breakers = on.breakers();
+    let ttl = Some(wire(Duration::from_secs(1)));
+    for mode in [Mode::ForcedOpen, Mode::Disabled] {
+        let key = format!("counts-{}", mode.as_str_name());
+        breakers.set(&key, in_a_row(2)).await;
+        breakers.override_breaker(OverrideBreakerRequest { ttl, ..overriding(&key, mode) }).await.unwrap();
+        eventually("it ends", SOON, async || breakers.get(&key).await.mode() == Mode::Automatic).await;
+        let answer = breakers.tell_all(&key, &[Failure]).await;
+        assert_did(&answer, Applied);
+        assert_eq!(counts(&after(answer)), (1, 1, 0, 1), "{key}");
+        assert_stands(&after(breakers.tell_all(&key, &[Failure]).await), State::Open, 3);
+    }
+    // What was recorded under METRICS_ONLY opens nothing once it has ended.
+    breakers.set("counts-metrics", in_a_row(2)).await;
+    let metrics = overriding("counts-metrics", Mode::MetricsOnly);
+    breakers.override_breaker(OverrideBreakerRequest { ttl, ..metrics }).await.unwrap();
+    breakers.tell_all("counts-metrics", &[Failure; 5]).await;
+    eventually("it ends", SOON, async || breakers.get("counts-metrics").await.mode() == Mode::Automatic)
+        .await;
+    assert!(breakers.ask("counts-metrics").await.admitted);
+    assert_stands(&after(breakers.tell_all("counts-metrics", &[Failure]).await), State::Closed, 2);
 }
 
 async fn automatic_ends_an_override_and_counts_begin_anew(on: &Deployment) {
