@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{
-    Disposition::{Applied, Neutral},
+    Disposition::{Applied, Neutral, Stale},
     Mode,
     Outcome::{Cancelled, Failure, Success},
     OverrideBreakerRequest, RejectionReason, State, TransitionReason,
@@ -49,7 +49,7 @@ async fn forced_open_rejects_and_records_nothing(on: &Deployment) {
         assert_did(&breakers.tell_all("forced", &[Failure]).await, Neutral);
     }
     // The key had no state before the override, and such permits are of generation 0.
-    assert_did(&breakers.tell(&permit, Failure).await, fusewire::grpc::proto::Disposition::Stale);
+    assert_did(&breakers.tell(&permit, Failure).await, Stale);
     let forced = breakers.get("forced").await;
     assert_eq!(
         (forced.state(), forced.mode(), counts(&forced)),
@@ -204,7 +204,7 @@ async fn an_override_ends_a_trials_leases(on: &Deployment) {
     let permit = breakers.begin_trial("trial").await;
     breakers.put("trial", Mode::ForcedOpen).await;
     assert_eq!(breakers.get("trial").await.permits_left, 0);
-    assert_did(&breakers.tell(&permit, Success).await, fusewire::grpc::proto::Disposition::Stale);
+    assert_did(&breakers.tell(&permit, Success).await, Stale);
     let back = breakers.put("trial", Mode::Automatic).await;
     assert_eq!((back.state(), back.permits_left), (State::HalfOpen, 1));
     assert!(breakers.ask("trial").await.admitted);

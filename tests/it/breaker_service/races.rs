@@ -244,7 +244,7 @@ async fn concurrent_changes_of_settings_all_take_effect() {
     let told = breakers.get("settings").await.settings.unwrap();
     assert_eq!((told.consecutive_failures, told.minimum_calls, told.min_reporters), (7, 7, 7));
     assert_eq!((told.half_open_permits, told.jitter_percent, told.backoff_multiplier), (Some(7), 7.0, 7.0));
-    assert_eq!(told.failure_rate_percent, 50.0, "the policy's");
+    assert_eq!((told.failure_rate_percent, told.permit_lease), (50.0, Some(wire(Duration::from_mins(2)))));
 }
 
 /// Callers of three keys at work until they are told to stop: one always succeeds, one always fails, and one acquires.
