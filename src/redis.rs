@@ -11,6 +11,7 @@ use crate::{
     settings::RedisSettings,
 };
 
+mod breaker_list;
 mod breaker_reply;
 mod breakers;
 mod entry;

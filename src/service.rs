@@ -73,9 +73,9 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     );
     let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
     let shared = RedisBreakers::new(redis.clone(), &instance);
-    let shared = Engine::new(shared, policies.clone(), &instance, shutdown.clone());
+    let shared = Engine::new(shared, policies, &instance, shutdown.clone());
     let local = MemoryBreakers::new(redis.clock(), max_breakers).of_instance(instance.as_str().into());
-    let local = Engine::new(local, policies, &instance, shutdown.clone());
+    let local = Engine::in_place_of(&shared, local);
     let clock = Arc::new(redis.clock());
     let breakers = FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), clock);
     let probe = move || {
@@ -83,11 +83,15 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         async move { redis.probe(PROBE).await }
     };
     let (token, watched, threads) = (shutdown.token(), Arc::clone(&reachability), store.clone());
-    let on_return = move || {
-        threads.give_up_unmerged();
+    let on_change = move |is_reachable| {
+        if is_reachable {
+            threads.give_up_unmerged();
+        }
+        // What memory decides holds for one outage: a call that was late for the last may have left something.
         local.store().clear();
+        local.forget();
     };
-    shutdown.spawn("probe", async move { watched.run(token, probe, on_return).await });
+    shutdown.spawn("probe", async move { watched.run(token, probe, on_change).await });
     let is_reachable = follow(&reachability, &shutdown);
     serve(settings, Arc::new(store), Arc::new(breakers), Some(is_reachable), shutdown).await
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join_all, stream};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use self::{known::Known, reports::Flights};
 use super::{
@@ -36,6 +36,8 @@ mod reports;
 const ATTEMPTS: usize = 32;
 /// Breakers read at once for a list.
 const LOOKS: usize = 32;
+/// Breakers read for one page of a list at most.
+const MOST_LOOKS: usize = 2000;
 
 /// Breakers on a store. Clones are the same engine.
 #[derive(Debug)]
@@ -63,9 +65,19 @@ impl<S: BreakerStore> Engine<S> {
     /// Breakers on `store`, which `policies` hold for where no settings are stored. `instance` names this process,
     /// another one at each start; its tasks run on `shutdown`.
     pub fn new(store: S, policies: Policies, instance: &str, shutdown: Shutdown) -> Self {
+        Self::with(store, Known::new(move |key| policies.settings_of(key)), instance, shutdown)
+    }
+
+    /// Breakers on `store` in the place of `shared`, whose settings hold as far as they are known.
+    pub fn in_place_of<T: BreakerStore>(shared: &Engine<T>, store: S) -> Self {
+        let (known, instance, shutdown) = (shared.clone(), &*shared.0.instance, shared.0.shutdown.clone());
+        Self::with(store, Known::new(move |key| known.0.known.terms(key).settings), instance, shutdown)
+    }
+
+    fn with(store: S, known: Known, instance: &str, shutdown: Shutdown) -> Self {
         Self(Arc::new(Inner {
             store,
-            known: Known::new(policies),
+            known,
             flights: Flights::default(),
             instance: instance.into(),
             batches: AtomicU64::new(0),
@@ -76,6 +88,11 @@ impl<S: BreakerStore> Engine<S> {
     /// The store below.
     pub fn store(&self) -> &S {
         &self.0.store
+    }
+
+    /// Forgets the settings that were in force, and the calls that were rejected.
+    pub fn forget(&self) {
+        self.0.known.clear();
     }
 
     /// Answers from the store.
@@ -113,10 +130,23 @@ impl<S: BreakerStore> Engine<S> {
         Ok((view, terms))
     }
 
-    /// Offers a change. Answers the breaker afterwards, whoever changed it.
-    async fn offer(&self, call: &Call, key: &ModelKey, change: &Change) -> Result<(bool, View, Terms)> {
-        let offer = async |terms: Terms| self.0.store.transition(call, key, &terms, change).await;
-        let (changed, terms) = self.on_terms(key, offer).await?;
+    /// Offers a change that was decided by these terms. Answers the breaker afterwards, whoever changed it.
+    async fn offer(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: Terms,
+        change: &Change,
+    ) -> Result<(bool, View, Terms)> {
+        let changed = match self.0.store.transition(call, key, &terms, change).await? {
+            Told::Done(changed) => changed,
+            Told::Outdated(stored) => {
+                // It was decided by settings that are not in force any more: whoever offers it looks again.
+                self.0.known.learn(key, stored);
+                let (view, terms) = self.load(call, key).await?;
+                return Ok((false, view, terms));
+            }
+        };
         let Change { from, to, mode, reason, .. } = change;
         let generation = changed.view.snapshot.position.generation;
         if changed.won {
@@ -139,7 +169,7 @@ impl<S: BreakerStore> Engine<S> {
             let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) else {
                 return Ok((view, terms));
             };
-            (_, view, terms) = self.offer(call, key, &change).await?;
+            (_, view, terms) = self.offer(call, key, terms, &change).await?;
             // What was seen led to this change, or to another's.
             cause = Cause { acquires: cause.acquires, ..Cause::default() };
         }
@@ -155,7 +185,7 @@ impl<S: BreakerStore> Engine<S> {
         &self,
         call: &Call,
         key: &ModelKey,
-        request: LeaseRequest,
+        request: LeaseRequest<'_>,
         (id, length): (&str, Option<Duration>),
     ) -> Result<(Leased, Terms)> {
         let lease = async |terms: Terms| {
@@ -174,7 +204,7 @@ impl<S: BreakerStore> Engine<S> {
             let (Leased { view, result }, terms) =
                 self.lease(call, key, LeaseRequest::Grant, (&id, acquire.lease)).await?;
             if let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) {
-                self.offer(call, key, &change).await?;
+                self.offer(call, key, terms, &change).await?;
                 continue;
             }
             let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
@@ -207,8 +237,17 @@ impl<S: BreakerStore> Engine<S> {
         Ok(None)
     }
 
+    /// Reads a breaker of the list; none if it has no state any more, or cannot be read: one that is damaged must not
+    /// hide the others.
     async fn read_listed(&self, call: &Call, listed: Listed) -> Result<Option<Breaker>> {
-        let (view, terms) = self.load(call, &listed.key).await?;
+        let (view, terms) = match self.load(call, &listed.key).await {
+            Ok(read) => read,
+            Err(error @ (Error::Corrupt { .. } | Error::Internal(_))) => {
+                warn!(breaker = %listed.key, %error, "a listed breaker cannot be read");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
         if view.snapshot.position == Position::default() {
             // It expired or was deleted by hand. That it stays on the list for now is no failure of this request.
             if let Err(error) = self.0.store.unlist(call, &listed).await {
@@ -264,7 +303,7 @@ impl<S: BreakerStore> Breakers for Engine<S> {
             None => (self.load(call, key).await?.0, None),
             Some(lease) => {
                 let (Leased { view, result }, _) =
-                    self.lease(call, key, LeaseRequest::Renew, (&lease.id, length)).await?;
+                    self.lease(call, key, LeaseRequest::Renew(&permit.position), (&lease.id, length)).await?;
                 let Some(lease) = lease_of(&view, result, &lease.id) else {
                     return Ok(self.answer(Renewed { permit: None }));
                 };
@@ -276,9 +315,10 @@ impl<S: BreakerStore> Breakers for Engine<S> {
         Ok(self.answer(Renewed { permit }))
     }
 
-    async fn report(&self, call: &Call, report: Report) -> Result<Answer<Reported>> {
-        let reported = match report.permit.as_ref().and_then(|permit| permit.lease.as_ref()) {
-            Some(lease) => self.settle(call, &report, &lease.id).await?,
+    async fn report(&self, _: &Call, report: Report) -> Result<Answer<Reported>> {
+        let lease = report.permit.as_ref().and_then(|permit| permit.lease.as_ref());
+        let reported = match lease.map(|lease| lease.id.clone()) {
+            Some(lease) => self.settle_lease(report, lease).await?,
             None => self.enqueue(report).await?,
         };
         Ok(self.answer(reported))
@@ -299,19 +339,22 @@ impl<S: BreakerStore> Breakers for Engine<S> {
             is_after && listed.key.as_str().starts_with(&query.prefix)
         };
         let has_state = |state: State| query.states.is_empty() || query.states.contains(&state);
-        let reads = listed.into_iter().filter(is_wanted).map(|listed| self.read_listed(call, listed));
-        let mut reads = stream::iter(reads).buffered(LOOKS);
-        let (mut breakers, mut more) = (Vec::new(), false);
-        while let Some(read) = reads.next().await {
-            let Some(breaker) = read?.filter(|breaker| has_state(breaker.state)) else { continue };
+        let wanted: Vec<Listed> = listed.into_iter().filter(is_wanted).collect();
+        // A page is short where few have the wanted state: no request looks at more.
+        let looked_at = wanted.iter().take(MOST_LOOKS).cloned();
+        let reads = looked_at.map(|listed| self.read_listed(call, listed));
+        let mut reads = stream::iter(reads).buffered(LOOKS).zip(stream::iter(&wanted));
+        let (mut breakers, mut next) = (Vec::new(), None);
+        while let Some((read, listed)) = reads.next().await {
             if breakers.len() == query.limit {
-                more = true;
                 break;
             }
-            breakers.push(breaker);
+            next = Some(listed.key.clone());
+            breakers.extend(read?.filter(|breaker| has_state(breaker.state)));
         }
         drop(reads);
-        Ok(self.answer(BreakersPage { breakers, more }))
+        let next = next.filter(|next| wanted.last().is_some_and(|last| last.key != *next));
+        Ok(self.answer(BreakersPage { breakers, next }))
     }
 
     async fn configure(

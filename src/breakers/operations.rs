@@ -172,10 +172,10 @@ pub struct BreakersQuery {
 /// A page of breakers by key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BreakersPage {
-    /// The breakers.
+    /// The breakers; perhaps fewer than asked for, or none, where there are more.
     pub breakers: Vec<Breaker>,
-    /// Whether there are more.
-    pub more: bool,
+    /// The key after which to go on; none at the end.
+    pub next: Option<ModelKey>,
 }
 
 /// Makes new settings of those in force; the violations' fields are paths in the request. It may run several times.

@@ -24,6 +24,9 @@ use crate::{
     error::{Error, Result},
 };
 
+/// The least that a late report moves the end of an open time by, where a tenth of its wish is not less.
+const WORTHWHILE: Duration = Duration::from_secs(1);
+
 /// What brought a view about, as far as it bears on what is due.
 #[derive(Debug, Clone, Default)]
 pub struct Cause {
@@ -96,10 +99,7 @@ fn trip(view: &View, settings: &BreakerSettings, cause: &Cause, chance: f64) -> 
 fn leave_open(view: &View, settings: &BreakerSettings, cause: &Cause) -> Option<Change> {
     let (snapshot, until) = (&view.snapshot, open_until(&view.snapshot, settings));
     if view.now < snapshot.since {
-        // The store's clock went back: what was left of the open time would grow by as much.
-        let open_for = Some(until.since(snapshot.since));
-        let detail = "the clock of the store went back".to_owned();
-        return Some(Change { open_for, detail, reanchors: true, ..stays(view, Reason::Extended) });
+        return Some(Change { open_for: Some(until.since(snapshot.since)), ..reanchored(view) });
     }
     if !cause.acquires || view.now < until {
         return None;
@@ -111,12 +111,15 @@ fn leave_open(view: &View, settings: &BreakerSettings, cause: &Cause) -> Option<
 }
 
 fn verdict(view: &View, settings: &BreakerSettings, cause: &Cause, chance: f64) -> Option<Change> {
+    if view.now < view.snapshot.since {
+        return Some(reanchored(view));
+    }
     let results = &view.totals.counts;
     let size = trial_size(settings);
     let (has_failed, has_passed) = if settings.has_rate_rule() {
         let has_failed = reaches(results.failures, size, settings.failure_rate_percent)
             || reaches(results.slow, size, settings.slow_rate_percent);
-        (has_failed, results.calls >= size)
+        (has_failed, results.calls >= size || settings.half_open_permits == 0)
     } else {
         (results.failures > 0, results.calls >= i64::from(settings.half_open_permits))
     };
@@ -209,7 +212,9 @@ pub fn extension(
         && led_here.contains(&position.generation)
         && wish.outcome.asks_for_pause();
     let length = wish.length.min(settings.max_retry_after);
-    if !may_extend || view.now.plus(length) <= open_until(snapshot, settings) {
+    // Calls that fail one after the other ask for the same pause, each a little later: that is no change worth telling.
+    let gain = view.now.plus(length).since(open_until(snapshot, settings));
+    if !may_extend || gain < WORTHWHILE.min(length / 10).max(Duration::from_millis(1)) {
         return None;
     }
     let (open_for, outcome, detail) = (Some(length), Some(wish.outcome), detail.to_owned());
@@ -263,10 +268,15 @@ fn illegal(key: &ModelKey, view: &View, what: &'static str) -> Error {
 }
 
 fn override_ended(view: &View) -> Change {
-    // The others recorded nothing: what is in the window was reported since they ended, and counts.
-    let empties = view.snapshot.mode == Mode::MetricsOnly;
     let detail = "the override ended".to_owned();
-    Change { mode: Mode::Automatic, empties, detail, ..stays(view, Reason::Override) }
+    Change { mode: Mode::Automatic, empties: true, detail, ..stays(view, Reason::Override) }
+}
+
+/// The state from now on, since the store's clock went back behind its beginning: what is counted from there would take
+/// longer by as much.
+fn reanchored(view: &View) -> Change {
+    let detail = "the clock of the store went back".to_owned();
+    Change { detail, reanchors: true, ..stays(view, Reason::Extended) }
 }
 
 /// A change to another state, or to the same one from its beginning.

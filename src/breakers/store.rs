@@ -27,8 +27,8 @@ pub struct Terms {
 /// Settings as they are stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredSettings {
-    /// The settings.
-    pub settings: BreakerSettings,
+    /// The settings; none where what is stored cannot be read, so that the configured policy holds.
+    pub settings: Option<BreakerSettings>,
     /// Another one with each change.
     pub revision: String,
 }
@@ -99,7 +99,8 @@ pub struct Group {
 pub struct Recorded {
     /// The breaker afterwards.
     pub view: View,
-    /// What happened to each group: [`Disposition::Neutral`] where the mode records nothing.
+    /// What happened to each group: [`Disposition::Neutral`] where the mode records nothing. The same batch again is
+    /// told the same. Empty where an override has ended: nothing counts before the change that says so.
     pub groups: Vec<Disposition>,
     /// The longest row of failures that ended or went on in this batch.
     pub longest_run: i64,
@@ -107,13 +108,13 @@ pub struct Recorded {
 
 /// What is wanted with a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseRequest {
+pub enum LeaseRequest<'a> {
     /// A new one, or the one with this id if it is live.
     Grant,
     /// The one with this id if it is live, never a new one.
     Find,
-    /// As `Find`, and a new end.
-    Renew,
+    /// As `Find`, and a new end; only if the permit of this position is not stale.
+    Renew(&'a Position),
 }
 
 /// What became of it.
@@ -242,13 +243,13 @@ pub trait BreakerStore: std::fmt::Debug + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Told<Recorded>>> + Send;
 
     /// Grants, finds or renews a lease in HALF_OPEN, after removing those that ended: a grant while live leases and
-    /// results together are fewer than `half_open_permits`. `position` is that of the permit to find or renew.
+    /// results together are fewer than `half_open_permits`. `lease` is its id and its length from now on.
     fn lease(
         &self,
         call: &Call,
         key: &ModelKey,
         terms: &Terms,
-        request: LeaseRequest,
+        request: LeaseRequest<'_>,
         lease: (&str, Duration),
     ) -> impl Future<Output = Result<Told<Leased>>> + Send;
 

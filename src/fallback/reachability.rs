@@ -111,8 +111,9 @@ impl Reachability {
     }
 
     /// Probes for ever: by the clock while all is well, at once when a call has doubts, with growing pauses in an
-    /// outage. Logs each change once and tells `on_return` when calls go to Redis again.
-    pub async fn run<P, F>(&self, token: CancellationToken, probe: P, on_return: impl Fn())
+    /// outage. Logs each change once and tells `on_change`: false before the first call goes to memory, true once calls
+    /// go to Redis again.
+    pub async fn run<P, F>(&self, token: CancellationToken, probe: P, on_change: impl Fn(bool))
     where
         P: Fn() -> F,
         F: Future<Output = Result<()>>,
@@ -130,7 +131,7 @@ impl Reachability {
             let found = self.bounded(probe(), asked).await;
             let next = judge(&found);
             pause = if is_up { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
-            self.change(next, &found, &on_return);
+            self.change(next, &found, &on_change);
         }
     }
 
@@ -153,7 +154,7 @@ impl Reachability {
         Err(Error::TimedOut(limit))
     }
 
-    fn change(&self, next: State, found: &Result<()>, on_return: &impl Fn()) {
+    fn change(&self, next: State, found: &Result<()>, on_change: &impl Fn(bool)) {
         let was = self.state.borrow().clone();
         match (&was, &next, found) {
             (State::Reachable, State::Unreachable, Err(error)) => {
@@ -171,9 +172,12 @@ impl Reachability {
             _ => return,
         }
         let has_returned = matches!(next, State::Reachable);
+        if !has_returned {
+            on_change(false);
+        }
         self.state.send_replace(next);
         if has_returned {
-            on_return();
+            on_change(true);
         }
     }
 }

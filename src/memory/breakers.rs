@@ -157,7 +157,7 @@ impl<C: Clock> BreakerStore for MemoryBreakers<C> {
         call: &Call,
         key: &ModelKey,
         terms: &Terms,
-        request: LeaseRequest,
+        request: LeaseRequest<'_>,
         (id, length): (&str, Duration),
     ) -> Result<Told<Leased>> {
         self.tell(call, key, terms, |entry, at| {

@@ -11,7 +11,7 @@ use crate::{
         Snapshot, State, Totals, Transition, View, store::StoredSettings,
     },
     clock::Timestamp,
-    error::{Error, Result, Violation},
+    error::{Error, Result},
 };
 
 /// Reads how a breaker stands: three lists, as `breaker.lua` tells them.
@@ -113,10 +113,8 @@ pub(super) fn stored_settings(reply: &mut Reply) -> Result<Option<StoredSettings
         // What a newer version stored beside is passed over; what was made by hand may be anything.
         let _ = settings.set(name, value);
     }
-    if let Some(violation) = settings.violations().first() {
-        let Violation { field, reason } = violation;
-        return Err(Error::Internal(format!("stored settings: {field} {reason}").into()));
-    }
+    let is_readable = settings.violations().is_empty();
+    let settings = is_readable.then_some(settings);
     Ok(Some(StoredSettings { settings, revision }))
 }
 

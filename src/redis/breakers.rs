@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::{Script, ScriptInvocation, Value, cmd};
+use bb8_redis::redis::{Script, ScriptInvocation, Value};
 
 use super::{Redis, breaker_reply as told, reply::Reply, scripts};
 use crate::{
@@ -22,10 +22,13 @@ use crate::{
 /// Keeps breakers in Redis, shared by every instance.
 #[derive(Debug, Clone)]
 pub struct RedisBreakers {
-    redis: Redis,
+    pub(super) redis: Redis,
     /// The name of this process in logs of breakers.
     instance: String,
 }
+
+/// A key without state stays on the list for so long: somebody may be about to make it.
+const UNLIST_AFTER: Duration = Duration::from_mins(1);
 
 /// What a script answered where it went by the settings in force.
 enum Heard {
@@ -75,20 +78,6 @@ impl RedisBreakers {
             "CORRUPT" => Err(Error::Corrupt { key: reply.text()?, seq: 0 }),
             other => Err(Error::Internal(format!("a script answered {other:?}").into())),
         }
-    }
-
-    /// Lists a key before it has a state, so that no state is ever without its place in the list.
-    async fn list_before(&self, call: &Call, key: &ModelKey) -> Result<()> {
-        let mut add = cmd("ZADD");
-        let now = self.redis.pool.redis_now().as_millis();
-        add.arg(self.redis.keys.breakers()).arg(now).arg(key.as_str());
-        let add = &add;
-        self.redis
-            .pool
-            .run(call, "list breaker", |mut connection| async move {
-                add.query_async::<()>(&mut connection).await
-            })
-            .await
     }
 
     async fn record_as(
@@ -204,18 +193,20 @@ impl BreakerStore for RedisBreakers {
         call: &Call,
         key: &ModelKey,
         terms: &Terms,
-        request: LeaseRequest,
+        request: LeaseRequest<'_>,
         (id, length): (&str, Duration),
     ) -> Result<Told<Leased>> {
-        let what = match request {
-            LeaseRequest::Grant => "GRANT",
-            LeaseRequest::Find => "FIND",
-            LeaseRequest::Renew => "RENEW",
+        let (what, permitted) = match request {
+            LeaseRequest::Grant => ("GRANT", None),
+            LeaseRequest::Find => ("FIND", None),
+            LeaseRequest::Renew(position) => ("RENEW", Some(position)),
         };
         let heard = self
             .run(call, "lease", &scripts::BREAKER_LEASE, key, terms, |script| {
                 script.arg(counts_expired(&terms.settings)).arg(what).arg(id).arg(millis(length));
                 script.arg(terms.settings.half_open_permits);
+                script.arg(permitted.map_or("", |position| position.epoch.as_str()));
+                script.arg(permitted.map_or(0, |position| position.generation));
             })
             .await?;
         heard.map(|heard| {
@@ -308,57 +299,22 @@ impl BreakerStore for RedisBreakers {
     }
 
     async fn remove(&self, call: &Call, key: &ModelKey) -> Result<()> {
+        let listed = self.find_listed(call, key).await?;
         let keys = self.redis.keys.breaker(key);
-        let (mut unlink, mut unlist) = (cmd("UNLINK"), cmd("ZREM"));
-        unlink.arg(&keys[..]);
-        unlist.arg(self.redis.keys.breakers()).arg(key.as_str());
-        let (unlink, unlist) = (&unlink, &unlist);
-        // The list last: a name without a state is found and taken off, a state without a name is not.
-        self.redis
-            .pool
-            .run(call, "remove breaker", |mut connection| async move {
-                unlink.query_async::<()>(&mut connection).await?;
-                unlist.query_async::<()>(&mut connection).await
-            })
-            .await
+        self.redis.run_script(call, "remove breaker", &scripts::BREAKER_REMOVE, &keys, |_| {}).await?;
+        match listed {
+            // Whoever makes it again lists it anew: then it stays on the list.
+            Some(listed) => self.take_off_list(call, &listed, Duration::ZERO).await,
+            None => Ok(()),
+        }
     }
 
     async fn list(&self, call: &Call) -> Result<Vec<Listed>> {
-        let mut range = cmd("ZRANGE");
-        range.arg(self.redis.keys.breakers()).arg(0).arg(-1).arg("WITHSCORES");
-        let range = &range;
-        let names: Vec<(String, f64)> =
-            self.redis
-                .pool
-                .run(call, "list breakers", |mut connection| async move {
-                    range.query_async(&mut connection).await
-                })
-                .await?;
-        let mut listed: Vec<Listed> = names
-            .into_iter()
-            // What somebody else put there is no key of ours.
-            .filter_map(|(name, score)| {
-                let key = ModelKey::parse("model_key", &name).ok()?;
-                #[expect(clippy::cast_possible_truncation, reason = "scores are ms, far below 2^53")]
-                Some(Listed { key, changed: Timestamp::from_millis(score as i64) })
-            })
-            .collect();
-        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(listed)
+        self.read_list(call).await
     }
 
     async fn unlist(&self, call: &Call, listed: &Listed) -> Result<()> {
-        let mut invocation = scripts::BREAKER_UNLIST.prepare_invoke();
-        invocation.key(self.redis.keys.breakers());
-        invocation.arg(listed.key.as_str()).arg(listed.changed.as_millis());
-        let invocation = &invocation;
-        self.redis
-            .pool
-            .run(call, "unlist breaker", |mut connection| async move {
-                invocation.invoke_async::<Value>(&mut connection).await
-            })
-            .await?;
-        Ok(())
+        self.take_off_list(call, listed, UNLIST_AFTER).await
     }
 
     async fn log(&self, call: &Call, key: &ModelKey, after: i64, limit: usize) -> Result<Log> {

@@ -53,6 +53,8 @@ pub(super) static BREAKER_LOG: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/breaker_log.lua")));
 pub(super) static BREAKER_CONFIGURE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/breaker_configure.lua")));
+pub(super) static BREAKER_REMOVE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/breaker_remove.lua")));
 pub(super) static BREAKER_UNLIST: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/breaker_unlist.lua")));
 pub(super) static FORK_WRITE: LazyLock<Script> =

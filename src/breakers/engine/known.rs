@@ -5,21 +5,23 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tracing::warn;
+
 use crate::breakers::{
-    ModelKey, Position,
-    policies::Policies,
+    BreakerSettings, ModelKey, Position,
     store::{StoredSettings, Terms},
 };
 
 /// Keys remembered at least; at most twice as many.
 const KEYS: usize = 10_000;
 
-#[derive(Debug)]
 pub(super) struct Known {
-    policies: Policies,
+    /// The settings of a key that none are stored for.
+    configured: Box<dyn Fn(&ModelKey) -> Arc<BreakerSettings> + Send + Sync>,
     /// Keys used since the last change of the guard, and those used before and not since.
     keys: Mutex<Keys>,
 }
@@ -37,9 +39,22 @@ struct Key {
     rejected: (Position, i64),
 }
 
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").finish_non_exhaustive()
+    }
+}
+
 impl Known {
-    pub(super) fn new(policies: Policies) -> Self {
-        Self { policies, keys: Mutex::default() }
+    pub(super) fn new(
+        configured: impl Fn(&ModelKey) -> Arc<BreakerSettings> + Send + Sync + 'static,
+    ) -> Self {
+        Self { configured: Box::new(configured), keys: Mutex::default() }
+    }
+
+    /// Forgets all keys.
+    pub(super) fn clear(&self) {
+        *self.lock() = Keys::default();
     }
 
     /// The settings that are known of a key: the configured policy, until a store said otherwise.
@@ -50,8 +65,12 @@ impl Known {
     /// Notes the settings that a store says are in force; none for the configured policy.
     pub(super) fn learn(&self, key: &ModelKey, stored: Option<StoredSettings>) -> Terms {
         let terms = match stored {
-            Some(stored) => {
-                Terms { settings: Arc::new(stored.settings), revision: stored.revision.as_str().into() }
+            Some(StoredSettings { settings: Some(settings), revision }) => {
+                Terms { settings: Arc::new(settings), revision: revision.as_str().into() }
+            }
+            Some(StoredSettings { settings: None, revision }) => {
+                warn!(breaker = %key, "stored settings cannot be read: the configured policy holds");
+                Terms { revision: revision.as_str().into(), ..self.configured(key) }
             }
             None => self.configured(key),
         };
@@ -99,7 +118,7 @@ impl Known {
     }
 
     fn configured(&self, key: &ModelKey) -> Terms {
-        Terms { settings: self.policies.settings_of(key), revision: "".into() }
+        Terms { settings: (self.configured)(key), revision: "".into() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Keys> {

@@ -43,7 +43,7 @@ impl<S: BreakerStore> Engine<S> {
             let change =
                 if is_repeated { None } else { policy::ordered(key, &view, &terms.settings, order)? };
             let Some(change) = change else { return Ok(self.describe(key, &view, &terms)) };
-            let (won, view, terms) = self.offer(call, key, &change).await?;
+            let (won, view, terms) = self.offer(call, key, terms, &change).await?;
             if won {
                 return Ok(self.describe(key, &view, &terms));
             }

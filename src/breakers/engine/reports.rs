@@ -119,14 +119,7 @@ impl<S: BreakerStore> Engine<S> {
     async fn record(&self, key: &ModelKey, reports: &[Report]) -> Result<Vec<Reported>> {
         // No caller's deadline counts for the others.
         let call = Call::default();
-        let number = self.0.batches.fetch_add(1, Ordering::Relaxed) + 1;
-        let record = async |terms: Terms| {
-            let groups = group(reports, &terms.settings);
-            let batch = Batch { instance: Arc::clone(&self.0.instance), number, groups };
-            self.0.store.record(&call, key, &terms, &batch).await
-        };
-        let (recorded, terms) = self.on_terms(key, record).await?;
-        let Recorded { view, groups, longest_run } = recorded;
+        let (Recorded { view, groups, longest_run }, terms) = self.count(&call, key, reports).await?;
         let sizes = group_sizes(reports);
         let dispositions: Vec<_> =
             groups.into_iter().zip(sizes).flat_map(|(did, size)| std::iter::repeat_n(did, size)).collect();
@@ -142,8 +135,33 @@ impl<S: BreakerStore> Engine<S> {
         Ok(reports.iter().zip(dispositions).map(tell).collect())
     }
 
-    /// Ends a trial permit's lease with the outcome of its call.
-    pub(super) async fn settle(&self, call: &Call, report: &Report, lease: &str) -> Result<Reported> {
+    /// Has the store count reports. Where an override has ended, the change that says so comes first.
+    async fn count(&self, call: &Call, key: &ModelKey, reports: &[Report]) -> Result<(Recorded, Terms)> {
+        for _ in 0..super::ATTEMPTS {
+            let number = self.0.batches.fetch_add(1, Ordering::Relaxed) + 1;
+            let record = async |terms: Terms| {
+                let groups = group(reports, &terms.settings);
+                let batch = Batch { instance: Arc::clone(&self.0.instance), number, groups };
+                self.0.store.record(call, key, &terms, &batch).await
+            };
+            let (recorded, terms) = self.on_terms(key, record).await?;
+            if !recorded.groups.is_empty() {
+                return Ok((recorded, terms));
+            }
+            self.bring_up_to_date(call, key, (recorded.view, terms), Cause::default()).await?;
+        }
+        Err(Error::BreakerChanged { key: key.to_string() })
+    }
+
+    /// Ends a trial permit's lease with the outcome of its call, in a task of the process as well.
+    pub(super) async fn settle_lease(&self, report: Report, lease: String) -> Result<Reported> {
+        let engine = self.clone();
+        let settling = async move { engine.settle(&Call::default(), &report, &lease).await };
+        let settled = self.0.shutdown.spawn("settle", settling).await;
+        settled.map_err(|error| Error::Internal(error.into()))?
+    }
+
+    async fn settle(&self, call: &Call, report: &Report, lease: &str) -> Result<Reported> {
         let key = &report.key;
         let settle = async |terms: Terms| {
             let settlement = Settlement {
@@ -175,7 +193,7 @@ impl<S: BreakerStore> Engine<S> {
             let (mut view, mut terms) = self.bring_up_to_date(call, key, stands.clone(), cause).await?;
             for _ in 0..super::ATTEMPTS {
                 let Some(change) = extension(&view, &terms, asked) else { break };
-                (_, view, terms) = self.offer(call, key, &change).await?;
+                (_, view, terms) = self.offer(call, key, terms, &change).await?;
             }
             Ok::<_, Error>((view, terms))
         };

@@ -174,6 +174,9 @@ fn a_trial_fails_as_soon_as_its_share_is_reached_and_passes_when_all_results_are
     assert_eq!(verdict(4, 1, 3), Some((State::Closed, Reason::TrialPassed)));
     let few = BreakerSettings { minimum_calls: 2, ..settings.clone() };
     assert!(change(&counted(State::HalfOpen, 2, 0, 0, 0), &few).is_some());
+    // Where no trial calls are wanted any more, there is nothing to wait for.
+    let none = BreakerSettings { half_open_permits: 0, ..settings.clone() };
+    assert_eq!(change(&counted(State::HalfOpen, 0, 0, 0, 0), &none).map(|(to, ..)| to), Some(State::Closed));
 }
 
 #[test]
@@ -230,6 +233,11 @@ fn late_reports_of_what_led_to_open_extend_it_to_the_longest_wish() {
     assert_eq!(extends("e", 5, 20 * SECOND, Outcome::RateLimited), None, "of this state");
     assert_eq!(extends("f", 4, 20 * SECOND, Outcome::RateLimited), None, "another epoch");
     assert_eq!(extends("e", 4, 20 * SECOND, Outcome::Failure), None, "no wish");
+    assert_eq!(
+        extends("e", 4, Duration::from_millis(10_900), Outcome::RateLimited),
+        None,
+        "hardly longer than it is"
+    );
     let capped = extends("e", 4, 7200 * SECOND, Outcome::Overloaded).unwrap();
     assert_eq!(capped.open_for, Some(600 * SECOND));
 }
@@ -244,13 +252,11 @@ fn overrides_decide_until_they_end() {
         assert_eq!(admitted(&overridden(mode, None)), Admission::Free);
         assert_eq!(change(&overridden(mode, None), &settings()), None);
     }
-    // Reports count from the end on, so that only what METRICS_ONLY recorded may go with it.
-    for (before, empties) in [(Mode::ForcedOpen, false), (Mode::Disabled, false), (Mode::MetricsOnly, true)] {
+    for before in [Mode::ForcedOpen, Mode::Disabled, Mode::MetricsOnly] {
         let ended = overridden(before, Some(NOW));
         assert_eq!(mode(&ended), Mode::Automatic);
         let change = due(&ended, &settings(), &Cause::default(), HALF).unwrap();
-        assert_eq!((change.mode, change.reason), (Mode::Automatic, Reason::Override));
-        assert_eq!(change.empties, empties, "{before}");
+        assert_eq!((change.mode, change.reason, change.empties), (Mode::Automatic, Reason::Override, true));
     }
 }
 

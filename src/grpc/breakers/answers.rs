@@ -155,9 +155,8 @@ fn transition(key: &ModelKey, transition: Transition) -> proto::Transition {
 /// Writes a page of breakers.
 pub(super) fn breakers(query: &BreakersQuery, answer: Answer<BreakersPage>) -> proto::ListBreakersResponse {
     let Answer { value: page, source } = answer;
-    let last = page.breakers.last().filter(|_| page.more);
     proto::ListBreakersResponse {
-        next_page_token: last.map(|last| tokens::seal_breakers(query, &last.key)).unwrap_or_default(),
+        next_page_token: page.next.map(|next| tokens::seal_breakers(query, &next)).unwrap_or_default(),
         breakers: page.breakers.into_iter().map(breaker).collect(),
         authority: convert::authority(source),
     }

@@ -75,8 +75,8 @@ impl Entry {
         if self.revision() != expected {
             return false;
         }
-        self.settings =
-            settings.map(|settings| StoredSettings { settings: settings.clone(), revision: revision() });
+        self.settings = settings
+            .map(|settings| StoredSettings { settings: Some(settings.clone()), revision: revision() });
         true
     }
 
@@ -102,11 +102,19 @@ impl Entry {
     }
 
     pub(super) fn record(&mut self, batch: &Batch, at: At, epoch: impl FnOnce() -> String) -> Recorded {
+        let has_ended = |found: &Incarnation| found.snapshot().mode != mode(found.snapshot(), at.now);
+        if self.incarnation.as_ref().is_some_and(has_ended) {
+            return Recorded { view: self.view(at), groups: Vec::new(), longest_run: 0 };
+        }
         let groups: Vec<_> =
             batch.groups.iter().map(|group| self.judge(group.position.as_ref(), at.now)).collect();
         let recalled = self.incarnation.as_ref().and_then(|incarnation| incarnation.recall(batch));
-        if recalled.is_some() || !groups.contains(&Disposition::Applied) {
-            return Recorded { view: self.view(at), groups, longest_run: recalled.unwrap_or_default() };
+        if let Some(recalled) = recalled {
+            let groups = recalled.groups.map_or(groups, <[_]>::to_vec);
+            return Recorded { view: self.view(at), groups, longest_run: recalled.longest_run };
+        }
+        if !groups.contains(&Disposition::Applied) {
+            return Recorded { view: self.view(at), groups, longest_run: 0 };
         }
         let incarnation = self.incarnation.get_or_insert_with(|| Incarnation::new(epoch(), at.now));
         let longest_run = incarnation.record(batch, &groups, at);
@@ -115,14 +123,20 @@ impl Entry {
 
     pub(super) fn lease(
         &mut self,
-        request: LeaseRequest,
+        request: LeaseRequest<'_>,
         (id, end): (&str, Timestamp),
         terms: &BreakerSettings,
         at: At,
     ) -> Leased {
         let result = match self.incarnation.as_mut().filter(|found| is_leasing(found.snapshot(), at.now)) {
             None => LeaseResult::NotLeasing,
-            Some(incarnation) => incarnation.lease(request, id, end, terms, at),
+            Some(incarnation) => {
+                let is_stale = matches!(request, LeaseRequest::Renew(position) if !is_current(incarnation.snapshot(), position));
+                // One that is stale brings the leases to the present, and no more.
+                let request = if is_stale { LeaseRequest::Find } else { request };
+                let result = incarnation.lease(request, id, end, terms, at);
+                if is_stale { LeaseResult::Absent } else { result }
+            }
         };
         Leased { view: self.view(at), result }
     }

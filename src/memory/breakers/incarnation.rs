@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
+    instances::Recalled,
     leases::Leases,
     tally::Tally,
     window::{At, Share},
@@ -20,6 +21,8 @@ use crate::{
 const TTL: Duration = Duration::from_millis(24 * 3_600_000 + 1);
 /// The most changes that the log keeps.
 const LOG: usize = 1000;
+/// The most bytes of what operators and reports said in it: who writes much into one log must not fill the memory.
+const LOG_TEXTS: usize = 64 << 10;
 /// The most requests of operators that are remembered.
 const REQUESTS: usize = 16;
 
@@ -30,6 +33,8 @@ pub(super) struct Incarnation {
     tally: Tally,
     leases: Leases,
     log: VecDeque<Transition>,
+    /// Bytes of texts in the log.
+    log_texts: usize,
     /// Newest first.
     requests: VecDeque<String>,
     /// When window or leases were written last: a present before it means that the clock went back.
@@ -50,6 +55,7 @@ impl Incarnation {
             tally: Tally::default(),
             leases: Leases::default(),
             log: VecDeque::new(),
+            log_texts: 0,
             requests: VecDeque::new(),
             seen: now,
             changed: now,
@@ -123,8 +129,8 @@ impl Incarnation {
         self.seen = at.now;
     }
 
-    /// The longest row of failures of the instance's last batch, if this is that one or one before.
-    pub(super) fn recall(&self, batch: &Batch) -> Option<i64> {
+    /// What the instance's last batch came to, if this is that one or one before.
+    pub(super) fn recall(&self, batch: &Batch) -> Option<Recalled<'_>> {
         self.tally.recall(batch)
     }
 
@@ -134,7 +140,7 @@ impl Incarnation {
         self.follow(at);
         self.active = at.now;
         let counted = batch.groups.iter().zip(groups).filter(|(_, came)| **came == Disposition::Applied);
-        self.tally.record(batch, counted.map(|(group, _)| group), at)
+        self.tally.record((batch, groups), counted.map(|(group, _)| group), at)
     }
 
     /// Removes leases that ended; whoever does so counts them where they mean failures.
@@ -148,7 +154,7 @@ impl Incarnation {
 
     pub(super) fn lease(
         &mut self,
-        request: LeaseRequest,
+        request: LeaseRequest<'_>,
         id: &str,
         end: Timestamp,
         terms: &BreakerSettings,
@@ -161,9 +167,9 @@ impl Incarnation {
         }
         let end = match (request, self.leases.end(id)) {
             (LeaseRequest::Grant | LeaseRequest::Find, Some(live)) => return LeaseResult::Live(live),
-            (LeaseRequest::Find | LeaseRequest::Renew, None) => return LeaseResult::Absent,
+            (LeaseRequest::Find | LeaseRequest::Renew(_), None) => return LeaseResult::Absent,
             (LeaseRequest::Grant, None) if !self.has_permit(terms, at) => return LeaseResult::Full,
-            (LeaseRequest::Grant, None) | (LeaseRequest::Renew, Some(_)) => end,
+            (LeaseRequest::Grant, None) | (LeaseRequest::Renew(_), Some(_)) => end,
         };
         self.leases.put(id, end);
         LeaseResult::Live(end)
@@ -222,8 +228,10 @@ impl Incarnation {
             instance: instance.to_owned(),
             open_until: self.snapshot.open_until.filter(|_| change.to == State::Open),
         });
-        if self.log.len() > LOG {
-            self.log.pop_front();
+        self.log_texts += change.actor.len() + change.detail.len();
+        while self.log.len() > LOG || self.log_texts > LOG_TEXTS {
+            let Some(oldest) = self.log.pop_front() else { break };
+            self.log_texts -= oldest.actor.len() + oldest.detail.len();
         }
         if let Some(request) = &change.request {
             self.requests.push_front(request.clone());

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::{breakers::store::Batch, clock::Timestamp};
+use crate::{
+    breakers::{Disposition, store::Batch},
+    clock::Timestamp,
+};
 
 /// An instance that is silent for so long sends no late retry any more.
 const MEMORY: Duration = Duration::from_hours(1);
@@ -20,8 +23,17 @@ pub(super) struct Failed {
 struct Instance {
     number: u64,
     longest_run: i64,
+    groups: Vec<Disposition>,
     heard: Timestamp,
     failed: Option<Failed>,
+}
+
+/// What an instance's last batch came to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recalled<'a> {
+    pub(super) longest_run: i64,
+    /// What became of its groups; none where this is a batch before the last.
+    pub(super) groups: Option<&'a [Disposition]>,
 }
 
 /// All instances heard of lately.
@@ -29,28 +41,29 @@ struct Instance {
 pub(super) struct Instances(HashMap<Arc<str>, Instance>);
 
 impl Instances {
-    /// The longest row of failures of the instance's last batch, if this is that one or one before.
-    pub(super) fn recall(&self, batch: &Batch) -> Option<i64> {
-        let known = self.0.get(&batch.instance)?;
-        (batch.number <= known.number).then_some(known.longest_run)
+    /// What the instance's last batch came to, if this is that one or one before.
+    pub(super) fn recall(&self, batch: &Batch) -> Option<Recalled<'_>> {
+        let known = self.0.get(&batch.instance).filter(|known| batch.number <= known.number)?;
+        let groups = (batch.number == known.number).then_some(&known.groups[..]);
+        Some(Recalled { longest_run: known.longest_run, groups })
     }
 
     /// Remembers a batch that was counted.
     pub(super) fn remember(
         &mut self,
-        batch: &Batch,
+        (batch, groups): (&Batch, &[Disposition]),
         longest_run: i64,
         failed: Option<Failed>,
         now: Timestamp,
     ) {
-        let number = batch.number;
-        if let Some(known) = self.0.get_mut(&batch.instance) {
-            let failed = failed.or(known.failed);
-            *known = Instance { number, longest_run, heard: now, failed };
-            return;
+        let before = self.0.get(&batch.instance);
+        let failed = failed.or_else(|| before.and_then(|known| known.failed));
+        if before.is_none() {
+            self.0.retain(|_, instance| now.since(instance.heard) < MEMORY);
         }
-        self.0.retain(|_, instance| now.since(instance.heard) < MEMORY);
-        self.0.insert(Arc::clone(&batch.instance), Instance { number, longest_run, heard: now, failed });
+        let (number, groups) = (batch.number, groups.to_vec());
+        let instance = Instance { number, longest_run, groups, heard: now, failed };
+        self.0.insert(Arc::clone(&batch.instance), instance);
     }
 
     /// How many have failed where `counts` says that it counts.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    instances::{Failed, Instances},
+    instances::{Failed, Instances, Recalled},
     window::{At, Held, Share},
 };
 use crate::{
     breakers::{
-        Counts, Pause, Window,
+        Counts, Disposition, Pause, Window,
         store::{Batch, Group, Wish},
     },
     clock::Timestamp,
@@ -69,15 +69,15 @@ impl Tally {
         }
     }
 
-    /// The longest row of failures of the instance's last batch, if this is that one or one before.
-    pub(super) fn recall(&self, batch: &Batch) -> Option<i64> {
+    /// What the instance's last batch came to, if this is that one or one before.
+    pub(super) fn recall(&self, batch: &Batch) -> Option<Recalled<'_>> {
         self.instances.recall(batch)
     }
 
     /// Counts some groups of a batch and tells the longest row of failures that ended or went on in them.
     pub(super) fn record<'a>(
         &mut self,
-        batch: &Batch,
+        batch: (&Batch, &[Disposition]),
         groups: impl Iterator<Item = &'a Group>,
         at: At,
     ) -> i64 {

@@ -165,7 +165,7 @@ impl Rig {
         changed.view.snapshot.position
     }
 
-    async fn ask(&self, request: LeaseRequest, id: &str, seconds: u64) -> Leased {
+    async fn ask(&self, request: LeaseRequest<'_>, id: &str, seconds: u64) -> Leased {
         let lease = (id, Duration::from_secs(seconds));
         done(self.store.lease(&call(), &key("k"), &self.terms, request, lease).await)
     }
@@ -213,7 +213,7 @@ async fn settings_are_compared_by_revision_and_outdated_terms_do_nothing() {
     let Told::Outdated(Some(StoredSettings { settings: stored, revision })) = told.unwrap() else {
         panic!("outdated terms were taken")
     };
-    assert_eq!((stored, revision.len()), (settings, 26));
+    assert_eq!((stored, revision.len()), (Some(settings), 26));
     assert!(rig.listed().await.is_empty());
     let terms = Terms { revision: revision.as_str().into(), ..rig.terms.clone() };
     done(rig.store.load(&call(), &key("k"), &terms, false).await);

@@ -10,7 +10,8 @@
 -- The window's fields: kind; calls, failures, slow (running totals), run (failures in a row); first and last (oldest
 -- and newest second, or the first mark kept and the next); okAt (the next mark after the last success); failedAt;
 -- pauseUntil, pauseOutcome; seen (the last write's time); renewed (when expiries were last set); members (instances)
--- and `i:<instance>`: its last batch, that batch's longest run, where its last failure is, when it was heard of.
+-- and `i:<instance>`: its last batch, that batch's longest run, where its last failure is, what became of the batch's
+-- groups (initials), when it was heard of.
 -- A time window has a field for each second, "calls failures slow"; a count window has `r<n>`, 128 marks each.
 -- Leases have their end as score; settled ones -(ms * 10 + code), so that the oldest are those nearest to zero.
 --
@@ -27,6 +28,7 @@ local DAY, HOUR = 86400000, 3600000
 local STATES = {CLOSED = true, OPEN = true, HALF_OPEN = true}
 local MODES = {AUTOMATIC = true, FORCED_OPEN = true, DISABLED = true, METRICS_ONLY = true}
 local CHUNK = 128
+local MEMBER = '^(%d+) (%d+) (-?%d+) (%a+) (%d+)$'
 
 -- The fields that every answer tells, in its order; a hash that others wrote may lack some.
 local CORE = {
@@ -47,8 +49,11 @@ end
 -- An override that has ended decides no more, although it still stands there.
 local stored_mode = mode
 if mode ~= 'AUTOMATIC' and mode_until > 0 and NOW >= mode_until then mode = 'AUTOMATIC' end
--- Results of trial calls do not age.
-if state == 'HALF_OPEN' then KIND = 'none' end
+if state == 'HALF_OPEN' then
+  -- Results of trial calls do not age.
+  KIND = 'none'
+  redis.call('ZCARD', LEASES)
+end
 
 local w, has_other_kind = {}, false
 do
@@ -126,7 +131,7 @@ local function reporters()
   local members = redis.call('HGET', WINDOW, 'members') or ''
   local found = 0
   for member in string.gmatch(members, '%S+') do
-    local failed = string.match(redis.call('HGET', WINDOW, 'i:' .. member) or '', '^%d+ %d+ (-?%d+)')
+    local _, _, failed = string.match(redis.call('HGET', WINDOW, 'i:' .. member) or '', MEMBER)
     if failed and tonumber(failed) >= oldest then found = found + 1 end
   end
   return found
@@ -168,15 +173,18 @@ local function empty_window()
   local members = redis.call('HGET', WINDOW, 'members')
   local kept = {}
   for id in string.gmatch(members or '', '%S+') do
-    local known, run, _, heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '',
-      '^(%d+) (%d+) (-?%d+) (%d+)$')
+    local known, run, _, did, heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', MEMBER)
     if known then
       kept[#kept + 1] = 'i:' .. id
-      kept[#kept + 1] = known .. ' ' .. run .. ' -1 ' .. heard
+      kept[#kept + 1] = known .. ' ' .. run .. ' -1 ' .. did .. ' ' .. heard
     end
   end
   redis.call('UNLINK', WINDOW)
-  if members then redis.call('HSET', WINDOW, 'members', members, unpack(kept)) end
+  if members then redis.call('HSET', WINDOW, 'members', members) end
+  -- Lua passes only so many arguments at once.
+  for from = 1, #kept, 1000 do
+    redis.call('HSET', WINDOW, unpack(kept, from, math.min(#kept, from + 999)))
+  end
   -- Its expiry went with it.
   w.renewed = 0
 end

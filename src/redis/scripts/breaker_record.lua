@@ -3,10 +3,12 @@
 -- ARGV  6 instance  7 number of the batch  8 whether a new key may be created (0, 1)  9 its epoch
 --       then for each group: permit's epoch, its generation (-1: no permit), marks, wanted pause in ms (0: none) and
 --       its outcome. A mark is n (neutral), s (success), f (failure), in capitals when slow.
--- OK    core, rest, totals, dispositions (APPLIED, NEUTRAL, STALE), longest run
+-- OK    core, rest, totals, dispositions (APPLIED, NEUTRAL, STALE), longest run. No dispositions: an override has
+--       ended, and nothing counts before the change that says so
 -- else  UNBORN: the key is new and may not be created
 local INSTANCE, NUMBER = ARGV[6], tonumber(ARGV[7])
 local FIRST, GROUP = 10, 5
+local FATES = {A = 'APPLIED', N = 'NEUTRAL', S = 'STALE'}
 
 -- What happens to a group.
 local function fate(its_epoch, its_generation)
@@ -16,6 +18,10 @@ local function fate(its_epoch, its_generation)
   if mode == 'METRICS_ONLY' or state == 'CLOSED' then return 'APPLIED' end
   return 'STALE'
 end
+if stored_mode ~= mode then
+  local core, rest, totals = tell()
+  return {'OK', NOW, core, rest, totals, {}, 0}
+end
 local fates, is_counted = {}, false
 for at = FIRST, #ARGV, GROUP do
   local what = fate(ARGV[at], tonumber(ARGV[at + 1]))
@@ -24,8 +30,13 @@ for at = FIRST, #ARGV, GROUP do
 end
 
 local member = epoch ~= '' and redis.call('HGET', WINDOW, 'i:' .. INSTANCE) or ''
-local last_number, last_run, last_failure = string.match(member or '', '^(%d+) (%d+) (-?%d+)')
+local last_number, last_run, last_failure, last_fates = string.match(member or '', MEMBER)
 if last_number and NUMBER <= tonumber(last_number) then
+  if NUMBER == tonumber(last_number) then
+    -- The answer was lost. What the batch did then is what it did, whatever happened since.
+    fates = {}
+    for initial in string.gmatch(last_fates, '%a') do fates[#fates + 1] = FATES[initial] end
+  end
   local core, rest, totals = tell()
   return {'OK', NOW, core, rest, totals, fates, tonumber(last_run)}
 end
@@ -112,7 +123,8 @@ for at = FIRST, #ARGV, GROUP do
     end
   end
 end
-if w.kind == 'time' and bucket[1] + 0 > 0 then
+if bucket and bucket[1] + 0 == 0 then bucket = nil end
+if bucket then
   if w.last == 0 or w.first == 0 then w.first = SECOND end
   w.last = SECOND
 end
@@ -145,7 +157,7 @@ end
 local is_due = is_new or NOW - w.renewed >= HOUR or NOW < w.renewed
 if is_due then w.renewed = NOW end
 save_window()
-if w.kind == 'time' then
+if bucket then
   redis.call('HSET', WINDOW, SECOND, bucket[1] .. ' ' .. bucket[2] .. ' ' .. bucket[3])
 end
 for number in pairs(dirty) do redis.call('HSET', WINDOW, 'r' .. number, chunks[number]) end
@@ -153,7 +165,7 @@ if not last_number then
   -- A new instance: those not heard of for an hour are forgotten.
   local members = INSTANCE
   for id in string.gmatch(redis.call('HGET', WINDOW, 'members') or '', '%S+') do
-    local heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', ' (%d+)$')
+    local _, _, _, _, heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', MEMBER)
     if id ~= INSTANCE and heard and NOW - heard < HOUR then
       members = members .. ' ' .. id
     elseif id ~= INSTANCE then
@@ -166,13 +178,17 @@ if BACK > 0 and w.kind == 'time' then
   -- So do the failures of instances; those that are out of the window stay out.
   local function moved(at) return tonumber(at) >= OLDEST and SECOND or -1 end
   for id in string.gmatch(redis.call('HGET', WINDOW, 'members') or '', '%S+') do
-    local before, at, heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', '^(%d+ %d+) (-?%d+) (%d+)$')
-    if before then redis.call('HSET', WINDOW, 'i:' .. id, string.format('%s %.0f %s', before, moved(at), heard)) end
+    local number, run, at, did, heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', MEMBER)
+    if number then
+      redis.call('HSET', WINDOW, 'i:' .. id, string.format('%s %s %.0f %s %s', number, run, moved(at), did, heard))
+    end
   end
   last_failure = last_failure and moved(last_failure)
 end
+local initials = {}
+for i, what in ipairs(fates) do initials[i] = string.sub(what, 1, 1) end
 redis.call('HSET', WINDOW, 'i:' .. INSTANCE,
-  string.format('%.0f %d %.0f %.0f', NUMBER, longest, failed or last_failure or -1, NOW))
+  string.format('%.0f %d %.0f %s %.0f', NUMBER, longest, failed or last_failure or -1, table.concat(initials), NOW))
 if is_due then set_expiries() end
 BACK, OLDEST, was_kind = 0, SECOND - SIZE + 1, w.kind
 local told, rest, totals = tell()

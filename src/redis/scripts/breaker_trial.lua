@@ -24,7 +24,7 @@ end
 
 local function save_trial()
   if has_other_kind then empty_window() end
-  local is_due = w.renewed == 0
+  local is_due = NOW - w.renewed >= HOUR or NOW < w.renewed
   if is_due then w.renewed = NOW end
   save_window()
   if is_due then set_expiries() end

@@ -146,7 +146,7 @@ impl<S: BreakerStore> BreakerStore for Shared<S> {
         call: &Call,
         key: &ModelKey,
         terms: &Terms,
-        request: LeaseRequest,
+        request: LeaseRequest<'_>,
         lease: (&str, Duration),
     ) -> Result<Told<Leased>> {
         self.0.lease(call, key, terms, request, lease).await

@@ -102,12 +102,11 @@ fn with_every_model_rejected_the_earliest_says_when_to_ask_again() {
 #[test]
 fn a_page_of_breakers_leads_on_while_there_are_more() {
     let query = BreakersQuery { prefix: String::new(), states: Vec::new(), limit: 2, after: None };
-    let page = |more| {
-        let breakers = vec![opened(&key("a")), opened(&key("b"))];
-        breakers_token(&query, BreakersPage { breakers, more })
-    };
-    assert_eq!(tokens::open_breakers(&query, &page(true)).unwrap(), key("b"));
-    assert_eq!(page(false), "");
+    let page = |breakers, next| breakers_token(&query, BreakersPage { breakers, next });
+    let both = vec![opened(&key("a")), opened(&key("b"))];
+    assert_eq!(tokens::open_breakers(&query, &page(both.clone(), Some(key("c")))).unwrap(), key("c"));
+    assert_eq!(tokens::open_breakers(&query, &page(Vec::new(), Some(key("c")))).unwrap(), key("c"));
+    assert_eq!(page(both, None), "");
 }
 
 fn breakers_token(query: &BreakersQuery, page: BreakersPage) -> String {

@@ -50,16 +50,19 @@ async fn live_leases_and_results_share_the_budget() {
 
 #[tokio::test]
 async fn finding_and_renewing_give_nothing_new() {
-    let (rig, _) = trial(1, ExpiredPermit::Release).await;
-    for request in [Find, Renew] {
+    let (rig, position) = trial(1, ExpiredPermit::Release).await;
+    for request in [Find, Renew(&position)] {
         assert_eq!(rig.ask(request, "a", 10).await.result, LeaseResult::Absent);
     }
     rig.grant("a", 10).await;
     assert_eq!(rig.at(9999).ask(Find, "a", 1).await.result, LeaseResult::Live(after(10_000)));
-    assert_eq!(rig.ask(Renew, "a", 5).await.result, LeaseResult::Live(after(14_999)));
+    // The permit of an earlier trial prolongs no lease of this one, even by the same id.
+    let before = Position { generation: 0, ..position.clone() };
+    assert_eq!(rig.ask(Renew(&before), "a", 5).await.result, LeaseResult::Absent);
+    assert_eq!(rig.ask(Renew(&position), "a", 5).await.result, LeaseResult::Live(after(14_999)));
     assert_eq!(rig.at(14_998).view().await.totals.leases, 1);
     assert_eq!(rig.at(14_999).view().await.totals.leases, 0);
-    assert_eq!(rig.ask(Renew, "a", 5).await.result, LeaseResult::Absent);
+    assert_eq!(rig.ask(Renew(&position), "a", 5).await.result, LeaseResult::Absent);
 }
 
 #[tokio::test]
