@@ -65,6 +65,12 @@ pub(super) fn of_stores() -> impl Strategy<Value = Story> {
     (settings(3), vec(act, 1..50)).prop_map(|(settings, acts)| Story { settings, acts })
 }
 
+/// Stories for the model, which knows of one instance and of a clock that only goes on.
+pub(super) fn of_one_instance() -> impl Strategy<Value = Story> {
+    let act = prop_oneof![20 => act(1, settings(1).boxed()), 3 => batch()];
+    (settings(1), vec(act, 1..60)).prop_map(|(settings, acts)| Story { settings, acts })
+}
+
 fn act(engines: usize, settings: BoxedStrategy<BreakerSettings>) -> impl Strategy<Value = Act> {
     let by = 0..engines;
     let request = || option::weighted(0.3, 0..4_u8);
