@@ -124,7 +124,13 @@ fn verdict(view: &View, settings: &BreakerSettings, cause: &Cause, chance: f64) 
     let reason = if has_failed {
         Some(Reason::TrialFailed)
     } else if has_passed {
-        return Some(Change { attempts: 0, ..begins(view, State::Closed, Reason::TrialPassed) });
+        let (outcome, detail) = (cause.outcome, cause.detail.clone());
+        return Some(Change {
+            attempts: 0,
+            outcome,
+            detail,
+            ..begins(view, State::Closed, Reason::TrialPassed)
+        });
     } else if settings.half_open_max_wait.is_some_and(|most| waited >= most) {
         Some(Reason::TrialTimedOut)
     } else {

@@ -57,13 +57,17 @@ impl RedisBreakers {
             Some(Window::Count(size)) => ("count", size),
             Some(Window::Time(seconds)) => ("time", seconds),
         };
-        let (word, now, mut reply) = self
+        let told = self
             .redis
             .run_script(call, operation, script, &keys, |script| {
                 script.arg(&*terms.revision).arg(kind).arg(size).arg(terms.settings.min_reporters);
                 arguments(script);
             })
-            .await?;
+            .await;
+        let (word, now, mut reply) = match told {
+            Ok(told) => told,
+            Err(error) => return Err(self.redis.name_wrong_key(call, key, error).await),
+        };
         match word.as_str() {
             "OK" => Ok(Told::Done(Heard::Told(now, reply))),
             "UNBORN" => Ok(Told::Done(Heard::Unborn)),
@@ -362,13 +366,13 @@ impl BreakerStore for RedisBreakers {
         let mut invocation = scripts::BREAKER_LOG.prepare_invoke();
         invocation.key(state).key(log).arg(after).arg(limit.saturating_add(1));
         let invocation = &invocation;
-        let values: Vec<Value> =
-            self.redis
-                .pool
-                .run(call, "read log", |mut connection| async move {
-                    invocation.invoke_async(&mut connection).await
-                })
-                .await?;
+        let told = self.redis.pool.run(call, "read log", |mut connection| async move {
+            invocation.invoke_async::<Vec<Value>>(&mut connection).await
+        });
+        let values = match told.await {
+            Ok(values) => values,
+            Err(error) => return Err(self.redis.name_wrong_key(call, key, error).await),
+        };
         let mut reply = Reply::new(values);
         let (_, _) = (reply.text()?, reply.time()?);
         let epoch = reply.text()?;

@@ -20,6 +20,9 @@ pub(super) type ThreadKeys = [String; 6];
 /// The five keys of a breaker, in the order that every script on breakers takes them.
 pub(super) type BreakerKeys = [String; 5];
 
+/// The types of a breaker's keys, in the same order.
+pub(super) const BREAKER_TYPES: [&str; 5] = ["hash", "hash", "zset", "hash", "stream"];
+
 impl Keys {
     /// Keys behind `prefix`, which holds no braces.
     pub(super) fn new(prefix: &str) -> Self {

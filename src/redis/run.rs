@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::{Script, ScriptInvocation, Value};
+use bb8_redis::redis::{Script, ScriptInvocation, Value, pipe};
 
-use super::{Redis, reply::Reply, threads::RedisThreads};
+use super::{Redis, keys::BREAKER_TYPES, reply::Reply, threads::RedisThreads};
 use crate::{
+    breakers::ModelKey,
     call::Call,
     clock::Timestamp,
     error::{Error, Result},
@@ -67,6 +68,24 @@ impl Redis {
             }
         }
         Err(Error::TimedOut(Duration::ZERO))
+    }
+
+    /// Says which key of a breaker holds a value of the wrong type: Redis does not say it with its error.
+    pub(super) async fn name_wrong_key(&self, call: &Call, key: &ModelKey, error: Error) -> Error {
+        let Error::Corrupt { key: named, seq } = error else { return error };
+        let (keys, mut types) = (self.keys.breaker(key), pipe());
+        for key in &keys {
+            types.cmd("TYPE").arg(key);
+        }
+        let types = &types;
+        let asked = self.pool.run(call, "types of a breaker", |mut connection| async move {
+            types.query_async::<Vec<String>>(&mut connection).await
+        });
+        let found = asked.await.unwrap_or_default();
+        let is_wrong = |(found, right): (String, &str)| found != right && found != "none";
+        let wrong = found.into_iter().zip(BREAKER_TYPES).position(is_wrong);
+        let key = wrong.and_then(|wrong| keys.get(wrong)).cloned().unwrap_or(named);
+        Error::Corrupt { key, seq }
     }
 }
 

@@ -5,6 +5,8 @@
 mod support;
 
 #[cfg(test)]
+mod breaker_service;
+#[cfg(test)]
 mod breakers;
 #[cfg(test)]
 mod costs;

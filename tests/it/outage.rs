@@ -8,6 +8,7 @@ use tonic_types::StatusExt;
 use crate::support::threads::assert_refused;
 
 mod afterwards;
+mod breakers;
 mod configuration;
 mod faults;
 mod no_outage;

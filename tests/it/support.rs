@@ -1,6 +1,7 @@
 //! What the integration tests stand on: real servers, a proxy that misbehaves on order, and waiting without sleeping.
 
 pub(crate) mod behind_proxy;
+pub(crate) mod breakers;
 pub(crate) mod chaos_proxy;
 mod chaos_pump;
 pub(crate) mod deployment;

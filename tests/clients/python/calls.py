@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from fusewire.v1 import circuit_breakers_pb2_grpc as breakers_grpc
 from fusewire.v1 import conversation_threads_pb2 as pb
 from fusewire.v1 import conversation_threads_pb2_grpc as pb_grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -13,9 +14,10 @@ DETAILS = {
 
 
 def connect(server):
-    """Gives a server (whatever has an address) its channel and the stub for threads."""
+    """Gives a server (whatever has an address) its channel and the stubs."""
     server.channel = grpc.insecure_channel(server.address, options=[("grpc.enable_http_proxy", 0)])
     server.threads = pb_grpc.ConversationThreadsStub(server.channel)
+    server.breakers = breakers_grpc.CircuitBreakersStub(server.channel)
     return server
 
 

@@ -3,31 +3,17 @@
 import os
 import pathlib
 import sys
-from importlib import resources
 from types import SimpleNamespace
 
 import pytest
-from grpc_tools import protoc
+from generate import generate
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-GENERATED = ROOT / "target/clients/python"
-
-
-def generate():
-    """Writes the Python client into target/, never into the repository."""
-    GENERATED.mkdir(parents=True, exist_ok=True)
-    files = sorted(str(path) for path in (ROOT / "proto").rglob("*.proto"))
-    include = resources.files("grpc_tools") / "_proto"
-    arguments = [f"-I{ROOT / 'proto'}", f"-I{include}", f"--python_out={GENERATED}", f"--grpc_python_out={GENERATED}"]
-    if protoc.main(["protoc", *arguments, *files]) != 0:
-        raise RuntimeError("protoc failed")
-
-
-generate()
-sys.path[:0] = [str(GENERATED), str(ROOT / "tests/clients")]
+sys.path[:0] = [str(generate()), str(ROOT / "tests/clients")]
 
 import transcripts  # noqa: E402
 from calls import connect  # noqa: E402
+from faulty_models import FaultyModels  # noqa: E402
 from fusewire.v1 import common_pb2  # noqa: E402
 from servers import Fusewire, Redis  # noqa: E402
 
@@ -75,3 +61,10 @@ def local(tmp_path_factory):
 def servers(request):
     """The two servers on one Redis, then the one without: everything holds for both."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def models():
+    """Models that fail as they are told."""
+    with FaultyModels() as faulty:
+        yield faulty

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import grpc
+from fusewire.v1 import circuit_breakers_pb2
 from fusewire.v1 import conversation_threads_pb2 as pb
 from fusewire.v1 import conversation_threads_pb2_grpc as pb_grpc
 
@@ -12,11 +13,12 @@ CONFIG = pathlib.Path(__file__).resolve().parents[3] / "proto/service_config.jso
 
 def test_the_service_config_names_methods_of_the_contract_and_retries_unavailable_alone():
     """A renamed method would silently lose its retries."""
-    services = pb.DESCRIPTOR.services_by_name
+    contract = (pb.DESCRIPTOR, circuit_breakers_pb2.DESCRIPTOR)
+    services = {service.full_name: service for file in contract for service in file.services_by_name.values()}
     for config in json.loads(CONFIG.read_text())["methodConfig"]:
         assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
         for name in config["name"]:
-            service = services[name["service"].removeprefix("fusewire.v1.")]
+            service = services[name["service"]]
             assert name["method"] in service.methods_by_name, name
 
 

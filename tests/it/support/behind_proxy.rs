@@ -4,6 +4,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
+    breakers::Breakers,
     chaos_proxy::ChaosProxy,
     eventually::eventually,
     fusewire::{Fusewire, FusewireOptions},
@@ -50,6 +51,10 @@ impl BehindProxy {
 
     pub(crate) fn threads(&self) -> Threads {
         Threads::on(self.channel.clone())
+    }
+
+    pub(crate) fn breakers(&self) -> Breakers {
+        Breakers::on([self.channel.clone()])
     }
 
     /// A second service on the same Redis, not behind the proxy.

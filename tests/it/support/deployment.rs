@@ -3,6 +3,7 @@
 use tonic::transport::Channel;
 
 use super::{
+    breakers::Breakers,
     fusewire::{Fusewire, FusewireOptions},
     raw::Raw,
     redis_options::RedisOptions,
@@ -10,7 +11,7 @@ use super::{
     threads::Threads,
 };
 
-/// What threads are kept in.
+/// What threads and breakers are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Store {
     /// This process's memory, Redis switched off.
@@ -21,6 +22,8 @@ pub(crate) enum Store {
     Cluster,
     /// One Redis server, a prefix before every key.
     Prefixed,
+    /// One Redis server that two services share; calls to breakers alternate between them.
+    Pair,
 }
 
 /// A running service and what it stands on.
@@ -29,6 +32,7 @@ pub(crate) struct Deployment {
     pub(crate) redis: Option<RedisServer>,
     pub(crate) service: Fusewire,
     channel: Channel,
+    others: Vec<(Fusewire, Channel)>,
 }
 
 impl Deployment {
@@ -41,12 +45,25 @@ impl Deployment {
     pub(crate) async fn start_with(store: Store, settings: &[(&str, &str)]) -> Self {
         let redis = match store {
             Store::Memory => None,
-            Store::Redis | Store::Prefixed => Some(RedisServer::start(RedisOptions::unix_socket()).await),
+            Store::Redis | Store::Prefixed | Store::Pair => {
+                Some(RedisServer::start(RedisOptions::unix_socket()).await)
+            }
             Store::Cluster => Some(RedisServer::start(RedisOptions::cluster()).await),
         };
         let service = Fusewire::start(options(store, redis.as_ref(), settings)).await;
         let channel = service.channel().await;
-        Self { store, redis, service, channel }
+        let mut deployment = Self { store, redis, service, channel, others: Vec::new() };
+        if store == Store::Pair {
+            deployment.grow(settings).await;
+        }
+        deployment
+    }
+
+    /// Starts another service on the same Redis, for calls to breakers to alternate with.
+    pub(crate) async fn grow(&mut self, settings: &[(&str, &str)]) {
+        let service = self.another(settings).await;
+        let channel = service.channel().await;
+        self.others.push((service, channel));
     }
 
     /// Starts another service on the same Redis.
@@ -57,6 +74,17 @@ impl Deployment {
     /// A client of the service.
     pub(crate) fn threads(&self) -> Threads {
         Threads::on(self.channel.clone())
+    }
+
+    /// A client of breakers, each call to the next of the services.
+    pub(crate) fn breakers(&self) -> Breakers {
+        let others = self.others.iter().map(|(_, channel)| channel);
+        Breakers::on(std::iter::once(&self.channel).chain(others).cloned())
+    }
+
+    /// How many services there are.
+    pub(crate) fn services(&self) -> usize {
+        1 + self.others.len()
     }
 
     /// A connection to the Redis behind the service.
@@ -93,6 +121,15 @@ macro_rules! on_every_store {
     };
 }
 
+/// As [`on_every_store`], and on two services that share one Redis, for cases whose calls alternate between them.
+macro_rules! on_every_store_and_on_a_pair {
+    ($($case:ident),+ $(,)?) => {
+        crate::support::deployment::on_stores!(
+            [memory: Memory, redis: Redis, cluster: Cluster, prefixed: Prefixed, pair: Pair], [$($case),+]
+        );
+    };
+}
+
 /// As [`on_every_store`], on the named ones.
 macro_rules! on_stores {
     ([$($name:ident: $store:ident),+], $cases:tt) => {
@@ -113,4 +150,4 @@ macro_rules! run_cases {
     };
 }
 
-pub(crate) use {on_every_store, on_stores, run_cases};
+pub(crate) use {on_every_store, on_every_store_and_on_a_pair, on_stores, run_cases};
