@@ -119,8 +119,8 @@ impl Incarnation {
             self.leases.shift(self.seen.since(at.now));
             self.tally.shift(self.seen.since(at.now));
             self.tally.gather(self.as_seen(at), at);
+            self.seen = at.now;
         }
-        self.seen = at.now;
     }
 
     /// The longest row of failures of the instance's last batch, if this is that one or one before.
@@ -132,7 +132,7 @@ impl Incarnation {
     pub(super) fn record(&mut self, batch: &Batch, groups: &[Disposition], at: At) -> i64 {
         let at = self.here(at);
         self.follow(at);
-        self.active = at.now;
+        (self.seen, self.active) = (at.now, at.now);
         let counted = batch.groups.iter().zip(groups).filter(|(_, came)| **came == Disposition::Applied);
         self.tally.record(batch, counted.map(|(group, _)| group), at)
     }
@@ -141,6 +141,9 @@ impl Incarnation {
     fn purge(&mut self, terms: &BreakerSettings, at: At) {
         self.follow(at);
         let ended = self.leases.purge(at.now);
+        if ended > 0 {
+            self.seen = at.now;
+        }
         if ended > 0 && terms.expired_permit == ExpiredPermit::Failure {
             self.tally.count(std::iter::repeat_n(Share::FAILURE, ended), at);
         }
@@ -166,6 +169,7 @@ impl Incarnation {
             (LeaseRequest::Grant, None) | (LeaseRequest::Renew, Some(_)) => end,
         };
         self.leases.put(id, end);
+        self.seen = at.now;
         LeaseResult::Live(end)
     }
 
@@ -185,6 +189,7 @@ impl Incarnation {
         if !self.leases.settle(&settlement.lease, disposition) {
             return Disposition::Stale;
         }
+        self.seen = at.now;
         if !is_neutral {
             self.active = at.now;
             self.tally.count(std::iter::once(settlement.mark.as_byte()), at);

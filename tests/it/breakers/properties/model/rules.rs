@@ -169,7 +169,7 @@ fn verdict(life: &mut Life, settings: &BreakerSettings, cause: Cause, now: Times
     if has_failed {
         life.open(Some(Reason::TrialFailed), cause, (settings, now))
     } else if has_passed {
-        life.begin((State::Closed, Reason::TrialPassed), None, Cause::default(), (settings, now));
+        life.begin((State::Closed, Reason::TrialPassed), None, cause, (settings, now));
         true
     } else if settings.half_open_max_wait.is_some_and(|most| waited >= most) {
         let cause = Cause { outcome: None, ..cause };
