@@ -65,6 +65,21 @@ impl Flights {
     }
 }
 
+/// A flight under way. Should its task die, its key is free again, and those who wait are told.
+struct Flight<'a> {
+    flights: &'a Flights,
+    key: &'a ModelKey,
+    has_landed: bool,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if !self.has_landed {
+            self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(self.key);
+        }
+    }
+}
+
 impl<S: BreakerStore> Engine<S> {
     /// Hands a report over and waits for what comes of it.
     pub(super) async fn enqueue(&self, report: Report) -> Result<Reported> {
@@ -78,6 +93,7 @@ impl<S: BreakerStore> Engine<S> {
     }
 
     async fn fly(&self, key: &ModelKey) {
+        let mut flight = Flight { flights: &self.0.flights, key, has_landed: false };
         while let Some(waiting) = self.0.flights.next(key) {
             let (reports, callers): (Vec<_>, Vec<_>) =
                 waiting.into_iter().map(|waiting| (waiting.report, waiting.told)).unzip();
@@ -95,6 +111,7 @@ impl<S: BreakerStore> Engine<S> {
                 }
             }
         }
+        flight.has_landed = true;
     }
 
     /// Records reports, brings about what they lead to, and says what each one did.
