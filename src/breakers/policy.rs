@@ -263,8 +263,10 @@ fn illegal(key: &ModelKey, view: &View, what: &'static str) -> Error {
 }
 
 fn override_ended(view: &View) -> Change {
+    // The others recorded nothing: what is in the window was reported since they ended, and counts.
+    let empties = view.snapshot.mode == Mode::MetricsOnly;
     let detail = "the override ended".to_owned();
-    Change { mode: Mode::Automatic, empties: true, detail, ..stays(view, Reason::Override) }
+    Change { mode: Mode::Automatic, empties, detail, ..stays(view, Reason::Override) }
 }
 
 /// A change to another state, or to the same one from its beginning.

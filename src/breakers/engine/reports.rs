@@ -19,9 +19,10 @@ use crate::{
         BreakerSettings, BreakerStore, Disposition, ModelKey, Position, View,
         operations::{Report, Reported},
         policy::{self, Cause},
-        store::{Batch, Group, Mark, Recorded, Settlement, Terms, Wish},
+        store::{Batch, Change, Group, Mark, Recorded, Settlement, Terms, Wish},
     },
     call::Call,
+    clock::Timestamp,
     error::{Error, Result},
 };
 
@@ -130,9 +131,8 @@ impl<S: BreakerStore> Engine<S> {
         let dispositions: Vec<_> =
             groups.into_iter().zip(sizes).flat_map(|(did, size)| std::iter::repeat_n(did, size)).collect();
         let cause = cause_of(reports.iter().zip(&dispositions), longest_run);
-        let late = reports.iter().zip(&dispositions).filter(|(_, did)| **did == Disposition::Stale);
-        let (view, terms) =
-            self.conclude(&call, key, (view, terms), cause, late.map(|(report, _)| report)).await;
+        let asked: Vec<_> = reports.iter().zip(&dispositions).filter_map(|it| asked(it, &view)).collect();
+        let (view, terms) = self.conclude(&call, key, (view, terms), cause, &asked).await;
         let breaker = self.describe(key, &view, &terms);
         let tell = |(report, did): (&Report, Disposition)| {
             let is_neutral = did == Disposition::Applied && report.outcome.is_neutral();
@@ -156,26 +156,25 @@ impl<S: BreakerStore> Engine<S> {
         };
         let (settled, terms) = self.on_terms(key, settle).await?;
         let cause = cause_of([(report, &settled.disposition)], 0);
-        let late = (settled.disposition == Disposition::Stale).then_some(report);
-        let (view, terms) = self.conclude(call, key, (settled.view, terms), cause, late).await;
+        let asked: Vec<_> = asked((report, &settled.disposition), &settled.view).into_iter().collect();
+        let (view, terms) = self.conclude(call, key, (settled.view, terms), cause, &asked).await;
         Ok(Reported { disposition: settled.disposition, breaker: self.describe(key, &view, &terms) })
     }
 
     /// Offers the changes that reports lead to. The reports are stored: should an offer fail, they must not be sent
     /// again for that, and the next call on any instance makes it.
-    async fn conclude<'a>(
+    async fn conclude(
         &self,
         call: &Call,
         key: &ModelKey,
         stands: (View, Terms),
         cause: Cause,
-        late: impl IntoIterator<Item = &'a Report>,
+        asked: &[Asked<'_>],
     ) -> (View, Terms) {
-        let late: Vec<_> = late.into_iter().filter(|report| report.retry_after.is_some()).collect();
         let concluded = async {
             let (mut view, mut terms) = self.bring_up_to_date(call, key, stands.clone(), cause).await?;
             for _ in 0..super::ATTEMPTS {
-                let Some(change) = extension(&view, &terms, &late) else { break };
+                let Some(change) = extension(&view, &terms, asked) else { break };
                 (_, view, terms) = self.offer(call, key, &change).await?;
             }
             Ok::<_, Error>((view, terms))
@@ -190,14 +189,37 @@ impl<S: BreakerStore> Engine<S> {
     }
 }
 
-/// The change that the longest wish of late reports leads to.
-fn extension(view: &View, terms: &Terms, late: &[&Report]) -> Option<crate::breakers::store::Change> {
-    let asks = late.iter().filter_map(|report| {
-        let wish = wish(report, &terms.settings)?;
-        let position = position_of(report)?;
-        Some((wish.length, policy::extension(view, &terms.settings, &position, &wish, &report.detail)?))
+/// A report that asks for a pause.
+#[derive(Debug)]
+struct Asked<'a> {
+    report: &'a Report,
+    /// Where the call was permitted, or the breaker stood when the report was counted.
+    position: Position,
+    /// When the store heard of it.
+    at: Timestamp,
+}
+
+/// What a report asks for that was counted or came too late. One that was counted may have been so just after
+/// somebody else saw what opens the breaker: that change knows nothing of its wish.
+fn asked<'a>((report, did): (&'a Report, &Disposition), view: &View) -> Option<Asked<'a>> {
+    let position = match did {
+        Disposition::Applied => Some(view.snapshot.position.clone()),
+        Disposition::Stale => position_of(report),
+        Disposition::Neutral => None,
+    };
+    report.retry_after?;
+    Some(Asked { report, position: position?, at: view.now })
+}
+
+/// The change that the longest wish of the reports which led to an OPEN brings about.
+fn extension(view: &View, terms: &Terms, asked: &[Asked<'_>]) -> Option<Change> {
+    let changes = asked.iter().filter_map(|Asked { report, position, at }| {
+        let Wish { length, outcome } = wish(report, &terms.settings)?;
+        let wish = Wish { length: length.saturating_sub(view.now.since(*at)), outcome };
+        let change = policy::extension(view, &terms.settings, position, &wish, &report.detail)?;
+        Some((wish.length, change))
     });
-    asks.max_by_key(|(length, _)| *length).map(|(_, change)| change)
+    changes.max_by_key(|(length, _)| *length).map(|(_, change)| change)
 }
 
 fn position_of(report: &Report) -> Option<Position> {

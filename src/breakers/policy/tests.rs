@@ -244,10 +244,14 @@ fn overrides_decide_until_they_end() {
         assert_eq!(admitted(&overridden(mode, None)), Admission::Free);
         assert_eq!(change(&overridden(mode, None), &settings()), None);
     }
-    let ended = overridden(Mode::ForcedOpen, Some(NOW));
-    assert_eq!(mode(&ended), Mode::Automatic);
-    let change = due(&ended, &settings(), &Cause::default(), HALF).unwrap();
-    assert_eq!((change.mode, change.reason, change.empties), (Mode::Automatic, Reason::Override, true));
+    // Reports count from the end on, so that only what METRICS_ONLY recorded may go with it.
+    for (before, empties) in [(Mode::ForcedOpen, false), (Mode::Disabled, false), (Mode::MetricsOnly, true)] {
+        let ended = overridden(before, Some(NOW));
+        assert_eq!(mode(&ended), Mode::Automatic);
+        let change = due(&ended, &settings(), &Cause::default(), HALF).unwrap();
+        assert_eq!((change.mode, change.reason), (Mode::Automatic, Reason::Override));
+        assert_eq!(change.empties, empties, "{before}");
+    }
 }
 
 #[test]

@@ -95,11 +95,11 @@ async fn is_held(raw: &Raw) -> bool {
 /// Sends a report and goes away before it is answered.
 async fn report_and_leave(breakers: &Breakers, raw: &Raw) {
     let (caller, report) = (breakers.clone(), unpermitted("left", Failure));
-    let call = tokio::spawn(async move { caller.report(report).await });
+    let mut call = JoinSet::new();
+    call.spawn(async move { caller.report(report).await });
     eventually("the report is at Redis", SOON, async || is_held(raw).await).await;
-    assert!(!call.is_finished());
-    call.abort();
-    assert!(call.await.unwrap_err().is_cancelled());
+    assert!(call.try_join_next().is_none(), "it waits");
+    call.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,9 +112,10 @@ async fn the_report_of_a_caller_that_left_counts() {
     report_and_leave(&breakers, &raw).await;
     // One that waits behind it is not taken away with it.
     let (caller, report) = (breakers.clone(), unpermitted("left", Failure));
-    let waiting = tokio::spawn(async move { caller.report(report).await });
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { caller.report(report).await });
     raw.run(&["CLIENT", "UNPAUSE"]).await;
-    let answer = waiting.await.unwrap().unwrap();
+    let answer = waiting.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!((answer.disposition(), answer.authority()), (Disposition::Applied, Authority::Shared));
     let open = after(answer);
     assert_stands(&open, State::Open, 1);

@@ -5,7 +5,9 @@ use std::time::Duration;
 use fusewire::grpc::proto::{
     ListTransitionsRequest, Mode,
     Outcome::{Failure, Success},
-    State, Transition, TransitionReason,
+    State::{Closed, HalfOpen, Open},
+    Transition,
+    TransitionReason::{ConsecutiveFailures, OpenElapsed, Override, Reset, TrialPassed, Tripped},
 };
 use tonic::Code;
 
@@ -45,10 +47,8 @@ async fn every_change_is_one_entry_with_the_next_generation(on: &Deployment) {
     let history = breakers.history("whole").await;
     assert_eq!(generations(&history), (1..=7).collect::<Vec<_>>());
     let reasons: Vec<_> = history.iter().map(Transition::reason).collect();
-    use TransitionReason::{ConsecutiveFailures, OpenElapsed, Override, Reset, TrialPassed, Tripped};
     assert_eq!(reasons, [ConsecutiveFailures, Tripped, OpenElapsed, TrialPassed, Override, Override, Reset]);
     let states: Vec<_> = history.iter().map(Transition::to_state).collect();
-    use State::{Closed, HalfOpen, Open};
     assert_eq!(states, [Open, Open, HalfOpen, Closed, Closed, Closed, Closed]);
     for (before, after) in history.iter().zip(&history[1..]) {
         assert_eq!((after.from_state(), &after.epoch), (before.to_state(), &before.epoch));

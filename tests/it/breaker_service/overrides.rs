@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{
-    Disposition::{Applied, Neutral},
+    Disposition::{Applied, Neutral, Stale},
     Mode,
     Outcome::{Cancelled, Failure, Success},
     OverrideBreakerRequest, RejectionReason, State, TransitionReason,
@@ -23,6 +23,7 @@ on_every_store_and_on_a_pair!(
     metrics_only_admits_and_records_and_never_opens,
     an_override_tells_who_set_it_when_and_why,
     an_override_ends_with_its_time,
+    reports_count_from_the_end_of_an_override_on,
     automatic_ends_an_override_and_counts_begin_anew,
     the_state_below_stays_as_it_was,
     an_override_ends_a_trials_leases,
@@ -48,7 +49,7 @@ async fn forced_open_rejects_and_records_nothing(on: &Deployment) {
         assert_did(&breakers.tell_all("forced", &[Failure]).await, Neutral);
     }
     // The key had no state before the override, and such permits are of generation 0.
-    assert_did(&breakers.tell(&permit, Failure).await, fusewire::grpc::proto::Disposition::Stale);
+    assert_did(&breakers.tell(&permit, Failure).await, Stale);
     let forced = breakers.get("forced").await;
     assert_eq!(
         (forced.state(), forced.mode(), counts(&forced)),
@@ -146,6 +147,30 @@ async fn an_override_ends_with_its_time(on: &Deployment) {
     assert_eq!(after(breakers.tell_all("ends", &[Failure, Failure]).await).state(), State::Open);
 }
 
+async fn reports_count_from_the_end_of_an_override_on(on: &Deployment) {
+    let breakers = on.breakers();
+    let ttl = Some(wire(Duration::from_secs(1)));
+    for mode in [Mode::ForcedOpen, Mode::Disabled] {
+        let key = format!("counts-{}", mode.as_str_name());
+        breakers.set(&key, in_a_row(2)).await;
+        breakers.override_breaker(OverrideBreakerRequest { ttl, ..overriding(&key, mode) }).await.unwrap();
+        eventually("it ends", SOON, async || breakers.get(&key).await.mode() == Mode::Automatic).await;
+        let answer = breakers.tell_all(&key, &[Failure]).await;
+        assert_did(&answer, Applied);
+        assert_eq!(counts(&after(answer)), (1, 1, 0, 1), "{key}");
+        assert_stands(&after(breakers.tell_all(&key, &[Failure]).await), State::Open, 3);
+    }
+    // What was recorded under METRICS_ONLY opens nothing once it has ended.
+    breakers.set("counts-metrics", in_a_row(2)).await;
+    let metrics = overriding("counts-metrics", Mode::MetricsOnly);
+    breakers.override_breaker(OverrideBreakerRequest { ttl, ..metrics }).await.unwrap();
+    breakers.tell_all("counts-metrics", &[Failure; 5]).await;
+    eventually("it ends", SOON, async || breakers.get("counts-metrics").await.mode() == Mode::Automatic)
+        .await;
+    assert!(breakers.ask("counts-metrics").await.admitted);
+    assert_stands(&after(breakers.tell_all("counts-metrics", &[Failure]).await), State::Closed, 2);
+}
+
 async fn automatic_ends_an_override_and_counts_begin_anew(on: &Deployment) {
     let breakers = on.breakers();
     breakers.set("back", in_a_row(2)).await;
@@ -179,7 +204,7 @@ async fn an_override_ends_a_trials_leases(on: &Deployment) {
     let permit = breakers.begin_trial("trial").await;
     breakers.put("trial", Mode::ForcedOpen).await;
     assert_eq!(breakers.get("trial").await.permits_left, 0);
-    assert_did(&breakers.tell(&permit, Success).await, fusewire::grpc::proto::Disposition::Stale);
+    assert_did(&breakers.tell(&permit, Success).await, Stale);
     let back = breakers.put("trial", Mode::Automatic).await;
     assert_eq!((back.state(), back.permits_left), (State::HalfOpen, 1));
     assert!(breakers.ask("trial").await.admitted);

@@ -12,15 +12,17 @@ use std::{
 use fusewire::grpc::proto::{
     AcquireRequest, BreakerSettings, Disposition,
     Outcome::{self, Failure, Success},
-    RejectionReason, ReportResponse, State, TransitionReason,
+    RejectionReason, ReportRequest, ReportResponse, ResetBreakerRequest, State, TransitionReason,
 };
 use tokio::{sync::Barrier, task::JoinSet, time::timeout};
 
 use crate::support::{
-    breakers::{Breakers, SOON, after, asking, assert_stands, in_a_row, telling, trial_of, unpermitted},
+    breakers::{
+        Breakers, SOON, after, asking, assert_stands, configuring, in_a_row, telling, trial_of, unpermitted,
+    },
     deployment::{Deployment, Store},
     eventually::eventually,
-    threads::{millis, wire},
+    threads::{mask, millis, wire},
 };
 
 /// Three services on one Redis.
@@ -90,28 +92,38 @@ async fn concurrent_failures_open_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn late_wishes_of_a_crowd_come_to_the_longest() {
+async fn wishes_of_a_crowd_come_to_the_longest() {
     let (_on, breakers) = three_services().await;
-    breakers.tell_all("storm", &[Success]).await;
-    let permit = breakers.permit("storm").await;
-    let mut tasks = JoinSet::new();
-    for seconds in 1..=20 {
-        let (breakers, permit) = (breakers.clone(), permit.clone());
-        tasks.spawn(async move {
-            let mut report = telling(&permit, Outcome::RateLimited);
-            report.retry_after = Some(wire(Duration::from_secs(10 * seconds)));
-            breakers.report(report).await.expect("the report is taken");
-        });
+    for round in 0..10 {
+        let key = format!("storm-{round}");
+        breakers.tell_all(&key, &[Success]).await;
+        let permit = breakers.permit(&key).await;
+        let start = Arc::new(Barrier::new(20));
+        let mut tasks = JoinSet::new();
+        for n in 1..=20 {
+            let (breakers, start) = (breakers.clone(), Arc::clone(&start));
+            // With a permit or without: the longest comes with one, and counts where it opens the breaker or is late.
+            let report = if n % 3 == 1 {
+                unpermitted(&key, Outcome::RateLimited)
+            } else {
+                telling(&permit, Outcome::RateLimited)
+            };
+            let report = ReportRequest { retry_after: Some(wire(Duration::from_secs(10 * n))), ..report };
+            tasks.spawn(async move {
+                start.wait().await;
+                breakers.report(report).await.expect("the report is taken");
+            });
+        }
+        tasks.join_all().await;
+        let open = breakers.get(&key).await;
+        assert_eq!((open.state(), open.attempts), (State::Open, 1));
+        let history = breakers.history(&key).await;
+        assert_eq!(history.len(), usize::try_from(open.generation).unwrap());
+        let ends: Vec<_> = history.iter().map(|one| millis(one.open_until)).collect();
+        assert!(ends.is_sorted(), "it never became shorter: {ends:?}");
+        let left = millis(open.open_until) - millis(open.since);
+        assert!((199_000..230_000).contains(&left), "{left}");
     }
-    tasks.join_all().await;
-    let open = breakers.get("storm").await;
-    assert_eq!((open.state(), open.attempts), (State::Open, 1));
-    let history = breakers.history("storm").await;
-    assert_eq!(history.len(), usize::try_from(open.generation).unwrap());
-    let longest = history.iter().map(|one| millis(one.open_until)).max().unwrap();
-    assert_eq!(longest, millis(open.open_until), "it never became shorter");
-    let left = millis(open.open_until) - millis(open.since);
-    assert!((200_000..230_000).contains(&left), "{left}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,6 +191,60 @@ async fn failures_seen_by_one_instance_alone_may_be_too_few() {
     let closed = after(one.tell_all("seen", &[Failure; 10]).await);
     assert_stands(&closed, State::Closed, 0);
     assert_stands(&after(other.tell_all("seen", &[Failure]).await), State::Open, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_orders_take_effect_one_by_one_and_a_repeated_one_once() {
+    let (_on, breakers) = three_services().await;
+    let mut tasks = JoinSet::new();
+    for n in 0..24 {
+        let breakers = breakers.clone();
+        tasks.spawn(async move {
+            let request_id = if n % 2 == 0 { "the-same".to_owned() } else { String::new() };
+            let reset = ResetBreakerRequest {
+                model_key: "orders".into(),
+                request_id,
+                ..ResetBreakerRequest::default()
+            };
+            breakers.reset_breaker(reset).await.expect("the order is carried out");
+        });
+    }
+    tasks.join_all().await;
+    let generations: Vec<_> = breakers.history("orders").await.iter().map(|one| one.generation).collect();
+    assert_eq!(generations, (1..=13).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_changes_of_settings_all_take_effect() {
+    let (_on, breakers) = three_services().await;
+    let new = BreakerSettings {
+        minimum_calls: 7,
+        jitter_percent: 7.0,
+        half_open_permits: Some(7),
+        min_reporters: 7,
+        backoff_multiplier: 7.0,
+        ..in_a_row(7)
+    };
+    let paths = [
+        "consecutive_failures",
+        "minimum_calls",
+        "jitter_percent",
+        "half_open_permits",
+        "min_reporters",
+        "backoff_multiplier",
+    ];
+    let mut tasks = JoinSet::new();
+    for path in paths {
+        let (breakers, mut request) = (breakers.clone(), configuring("settings", new));
+        request.update_mask = Some(mask(&[path]));
+        tasks
+            .spawn(async move { breakers.configure_breaker(request).await.expect("the settings are taken") });
+    }
+    tasks.join_all().await;
+    let told = breakers.get("settings").await.settings.unwrap();
+    assert_eq!((told.consecutive_failures, told.minimum_calls, told.min_reporters), (7, 7, 7));
+    assert_eq!((told.half_open_permits, told.jitter_percent, told.backoff_multiplier), (Some(7), 7.0, 7.0));
+    assert_eq!((told.failure_rate_percent, told.permit_lease), (50.0, Some(wire(Duration::from_mins(2)))));
 }
 
 /// Callers of three keys at work until they are told to stop: one always succeeds, one always fails, and one acquires.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{
-    AcquireRequest, BreakerSettings,
+    AcquireRequest, AcquireResponse, BreakerSettings,
     Disposition::{Applied, Neutral, Stale},
     ExpiredPermit,
     Outcome::{Cancelled, Failure, InvalidRequest, Success},
@@ -148,7 +148,7 @@ async fn a_trial_that_takes_too_long_opens_again(on: &Deployment) {
         BreakerSettings { half_open_max_wait: Some(wire(Duration::from_millis(200))), ..trial_of(1) };
     breakers.set("waits", settings).await;
     let trial = breakers.begin_trial("waits").await;
-    let is_open = |answer: &fusewire::grpc::proto::AcquireResponse| answer.reason() == RejectionReason::Open;
+    let is_open = |answer: &AcquireResponse| answer.reason() == RejectionReason::Open;
     breakers.ask_until("waits", "the trial takes too long", is_open).await;
     let open = breakers.get("waits").await;
     assert_stands(&open, State::Open, 3);

@@ -122,7 +122,7 @@ async fn assert_outage(
     // What was permitted before the outage still counts.
     let answer = breakers.tell(&shared, Success).await;
     assert_eq!((answer.authority(), answer.disposition()), (Authority::Shared, Disposition::Applied));
-    breakers.trip(key, Duration::from_secs(60)).await;
+    breakers.trip(key, Duration::from_mins(1)).await;
 }
 
 #[tokio::test]
