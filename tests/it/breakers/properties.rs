@@ -38,17 +38,17 @@ fn holds_of(
 /// The lines that differ, each with the last line before it that is the same and says whose it is.
 fn differences(one: &str, other: &str) -> String {
     let (mut one, mut other) = (one.lines().peekable(), other.lines().peekable());
-    let mut told = String::new();
+    let mut told = Vec::new();
     let mut before = "";
     while one.peek().is_some() || other.peek().is_some() {
         let (ours, theirs) = (one.next().unwrap_or_default(), other.next().unwrap_or_default());
         if ours == theirs {
             before = if ours.ends_with(['{', '(']) { ours.trim() } else { before };
-        } else if told.len() < 2000 {
-            told += &format!("  {before} {} | {}\n", ours.trim(), theirs.trim());
+        } else if told.len() < 30 {
+            told.push(format!("  {before} {} | {}\n", ours.trim(), theirs.trim()));
         }
     }
-    told
+    told.concat()
 }
 
 fn runtime() -> Runtime {

@@ -61,10 +61,8 @@ impl<'w, W: World> Actor<'w, W> {
     pub(super) async fn perform(&mut self, act: &Act, is_store_asked: bool) -> String {
         let answer = self.act(act).await;
         let (stands, view) = self.look(act).await;
-        let mut told = format!("{answer}\n{stands}");
-        if is_store_asked {
-            told += &format!("\n{view:#?}");
-        }
+        let view = if is_store_asked { format!("{view:#?}") } else { String::new() };
+        let mut told = format!("{answer}\n{stands}\n{view}");
         for (at, epoch) in self.epochs.iter().enumerate() {
             told = told.replace(epoch, &format!("epoch {at}"));
         }
@@ -147,7 +145,7 @@ impl<'w, W: World> Actor<'w, W> {
             };
             let most = terms.settings.max_retry_after;
             let wish = told.wish.map(|(length, outcome)| Wish { length: length.min(most), outcome });
-            Group { position, marks: told.marks.clone(), wish }
+            Group { position, marks: told.calls.clone(), wish }
         };
         let batch = last.unwrap_or_else(|| Batch {
             instance: format!("i{instance}").into(),

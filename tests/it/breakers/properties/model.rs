@@ -65,7 +65,7 @@ impl Model {
         let (log, requests) = history.unwrap_or_default();
         let last = log.last().map(|last| (last.position.clone(), last.reason));
         let (breaker, settings) = (self.describe(), self.settings());
-        format!("{answer}\n{breaker:#?}\n{settings:#?}\n{last:?}\n{log:#?}\n{requests:?}")
+        format!("{answer}\n{breaker:#?}\n{settings:#?}\n{last:?}\n{log:#?}\n{requests:?}\n")
     }
 
     fn settings(&self) -> BreakerSettings {
@@ -212,13 +212,12 @@ impl Model {
                 (false, true) => b'F',
             }
         };
-        let (came, longest_run) = match lease {
-            Some(lease) => (self.settle(&lease.id, position.as_ref().unwrap(), mark, wish), 0),
-            None => {
-                let group = Group { position: position.clone(), marks: vec![mark], wish };
-                let (came, longest_run) = self.record((None, 0), &[group]);
-                (came[0], longest_run)
-            }
+        let (came, longest_run) = if let Some(lease) = lease {
+            (self.settle(&lease.id, position.as_ref().unwrap(), mark, wish), 0)
+        } else {
+            let group = Group { position: position.clone(), marks: vec![mark], wish };
+            let (came, longest_run) = self.record((None, 0), &[group]);
+            (came[0], longest_run)
         };
         let is_counted = came == Disposition::Applied;
         let mut seen = Seen {
@@ -311,7 +310,7 @@ impl Model {
                 Place::Ahead => Some(Position { generation: here.generation + 1, ..here.clone() }),
                 Place::Elsewhere => Some(Position { epoch: "another".to_owned(), ..here.clone() }),
             },
-            marks: told.marks.clone(),
+            marks: told.calls.clone(),
             wish: told.wish.map(|(length, outcome)| (length.min(most), outcome)),
         };
         let last = self.batches.get(&instance);
@@ -335,8 +334,8 @@ impl Model {
             let life = self.life.as_mut().filter(|life| life.leases_now(now));
             let Some(life) = life else { return Renewed { permit: None } };
             life.purge(&settings, now);
-            let live = life.leases.iter_mut().find(|(id, _)| *id == lease.id);
-            let Some((_, end)) = live else { return Renewed { permit: None } };
+            let found = life.leases.iter_mut().find(|(id, _)| *id == lease.id);
+            let Some((_, end)) = found else { return Renewed { permit: None } };
             *end = now.plus(length.unwrap_or(settings.permit_lease));
             let (expire_time, length) = (Some(*end), end.since(now));
             renewed = Some(Lease { id: lease.id.clone(), expire_time, length });

@@ -274,6 +274,18 @@ impl Life {
         self.note((self.state, reason), cause, now);
     }
 
+    /// Lets the state machine decide again after an override that ended. What was counted since stays, unless it stands
+    /// together with what METRICS_ONLY recorded.
+    pub(super) fn end_override(&mut self, now: Timestamp) {
+        let is_mixed = self.mode == Mode::MetricsOnly;
+        (self.mode, self.mode_override) = (Mode::Automatic, None);
+        let detail = "the override ended".to_owned();
+        self.note((self.state, Reason::Override), Cause { detail, ..Cause::default() }, now);
+        if is_mixed {
+            self.start_empty();
+        }
+    }
+
     /// Changes who decides.
     pub(super) fn hand_over(&mut self, mode: Mode, length: Option<Duration>, cause: Cause, now: Timestamp) {
         self.mode = mode;

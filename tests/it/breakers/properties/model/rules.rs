@@ -48,7 +48,8 @@ fn reaches(part: i64, whole: i64, percent: f64) -> bool {
     reason = "small"
 )]
 fn backoff(settings: &BreakerSettings, attempts: u32) -> Duration {
-    let most = settings.max_open_duration.unwrap_or(Duration::from_mins(10).max(settings.open_duration));
+    let most =
+        settings.max_open_duration.unwrap_or_else(|| Duration::from_mins(10).max(settings.open_duration));
     let mut millis = settings.open_duration.as_millis() as f64;
     for _ in 1..attempts {
         millis = (millis * settings.backoff_multiplier).min(most.as_millis() as f64);
@@ -63,8 +64,7 @@ impl Model {
         let Some(life) = &mut self.life else { return false };
         let cause = Cause { outcome: seen.outcome, detail: seen.detail.clone(), ..Cause::default() };
         if life.mode != life.decides(now) {
-            let detail = "the override ended".to_owned();
-            life.hand_over(Mode::Automatic, None, Cause { detail, ..Cause::default() }, now);
+            life.end_override(now);
             return true;
         }
         if life.mode != Mode::Automatic {
@@ -132,8 +132,8 @@ impl Model {
         let rate = |part: i64| {
             (counts.calls > 0 && counts.calls >= quorum).then(|| part as f64 * 100.0 / counts.calls as f64)
         };
-        let live = life.leases.iter().filter(|(_, end)| *end > now).count();
-        let taken = i64::try_from(live).unwrap() + counts.calls;
+        let leases = life.leases.iter().filter(|(_, end)| *end > now).count();
+        let taken = i64::try_from(leases).unwrap() + counts.calls;
         let left = i64::from(settings.half_open_permits) - taken;
         Breaker {
             key,
