@@ -125,8 +125,8 @@ impl Incarnation {
             self.leases.shift(self.seen.since(at.now));
             self.tally.shift(self.seen.since(at.now));
             self.tally.gather(self.as_seen(at), at);
+            self.seen = at.now;
         }
-        self.seen = at.now;
     }
 
     /// What the instance's last batch came to, if this is that one or one before.
@@ -138,7 +138,7 @@ impl Incarnation {
     pub(super) fn record(&mut self, batch: &Batch, groups: &[Disposition], at: At) -> i64 {
         let at = self.here(at);
         self.follow(at);
-        self.active = at.now;
+        (self.seen, self.active) = (at.now, at.now);
         let counted = batch.groups.iter().zip(groups).filter(|(_, came)| **came == Disposition::Applied);
         self.tally.record((batch, groups), counted.map(|(group, _)| group), at)
     }
@@ -147,6 +147,9 @@ impl Incarnation {
     fn purge(&mut self, terms: &BreakerSettings, at: At) {
         self.follow(at);
         let ended = self.leases.purge(at.now);
+        if ended > 0 {
+            self.seen = at.now;
+        }
         if ended > 0 && terms.expired_permit == ExpiredPermit::Failure {
             self.tally.count(std::iter::repeat_n(Share::FAILURE, ended), at);
         }
@@ -172,6 +175,7 @@ impl Incarnation {
             (LeaseRequest::Grant, None) | (LeaseRequest::Renew(_), Some(_)) => end,
         };
         self.leases.put(id, end);
+        self.seen = at.now;
         LeaseResult::Live(end)
     }
 
@@ -191,6 +195,7 @@ impl Incarnation {
         if !self.leases.settle(&settlement.lease, disposition) {
             return Disposition::Stale;
         }
+        self.seen = at.now;
         if !is_neutral {
             self.active = at.now;
             self.tally.count(std::iter::once(settlement.mark.as_byte()), at);

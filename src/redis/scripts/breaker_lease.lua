@@ -13,7 +13,7 @@ if LEASING then
     result = 'SETTLED'
   elseif score > 0 then
     result, ends = 'LIVE', score
-    if WHAT == 'RENEW' then ends = NOW + LENGTH end
+    if WHAT == 'RENEW' then ends, is_changed = NOW + LENGTH, true end
   elseif WHAT ~= 'GRANT' then
     result = 'ABSENT'
   elseif redis.call('ZCOUNT', LEASES, '(0', '+inf') + w.calls >= PERMITS then
@@ -26,7 +26,6 @@ if LEASING then
     redis.call('ZADD', LEASES, string.format('%.0f', ends), ID)
     local left = redis.call('PTTL', STATE)
     if left > 0 then redis.call('PEXPIRE', LEASES, left) end
-    is_changed = true
   end
   if is_changed then save_trial() end
 end

@@ -11,15 +11,15 @@ local function rewind_leases()
   w.pause_until = w.pause_until - BACK
 end
 
--- Removes the leases that ended, and counts them if they count.
+-- Removes the leases that ended, and counts them if they count. Answers whether there were any.
 local function purge_leases()
   local ended = redis.call('ZCOUNT', LEASES, '(0', NOW)
   if ended == 0 then return end
   redis.call('ZREMRANGEBYSCORE', LEASES, '(0', NOW)
   if ARGV[6] == '1' then
     w.calls, w.failures, w.run, w.failed_at = w.calls + ended, w.failures + ended, w.run + ended, NOW
-    return true
   end
+  return true
 end
 
 local function save_trial()

@@ -36,7 +36,7 @@ async fn redis_expires_keys_by_the_time_that_the_test_set() {
     let world = InRedis::start().await;
     let (raw, clock) = (world.server().raw().await, world.server().clock());
     raw.run(&["SET", "k", "v", "PX", "86400000"]).await;
-    clock.advance(Duration::from_millis(86_400_000));
+    clock.advance(Duration::from_hours(24));
     assert_eq!(raw.get::<i64>(&["EXISTS", "k"]).await, 1);
     clock.advance(Duration::from_millis(1));
     assert_eq!(raw.get::<i64>(&["EXISTS", "k"]).await, 0);

@@ -35,10 +35,10 @@ pub(super) fn policy(case: &Case) -> String {
         }
         true
     });
-    let (mut profile, mut line) = ("consecutive", String::new());
+    let (mut profile, mut line) = ("consecutive", Vec::new());
     for rule in trip.split("&&").map(str::trim) {
         let (name, at_least) = threshold(rule).unwrap_or_else(|| panic!("case {}: what is {rule}?", case.id));
-        line += &match name {
+        line.push(match name {
             "consecutive_failures" => format!(" consecutive_failures={at_least}"),
             "ratio" => {
                 profile = "rate";
@@ -46,14 +46,15 @@ pub(super) fn policy(case: &Case) -> String {
             }
             "valid" | "requests" => format!(" minimum_calls={at_least}"),
             _ => panic!("case {}: what is {rule}?", case.id),
-        };
+        });
     }
     if interval > 0 {
-        line += &format!(" time_window={interval}ms");
+        line.push(format!(" time_window={interval}ms"));
     } else if profile == "rate" {
         // Calls are counted for ever, or nearly so.
-        line += " count_window=10000";
+        line.push(" count_window=10000".to_owned());
     }
+    let line = line.concat();
     format!("{profile}{line} half_open_permits={permits} open_duration={timeout}ms automatic_half_open=true")
 }
 

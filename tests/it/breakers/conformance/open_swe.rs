@@ -14,17 +14,17 @@ pub(super) struct OpenSwe<'w, W: World>(Stage<'w, W>);
 
 /// The policy line of a configuration.
 pub(super) fn policy(case: &Case) -> String {
-    let mut line = "open_swe".to_owned();
+    let mut line = vec!["open_swe".to_owned()];
     case.configure(|name, value| {
         let Some(number) = whole(value) else { return false };
         match name {
-            "circuitBreakerFailureThreshold" => line += &format!(" consecutive_failures={number}"),
-            "circuitBreakerTimeoutMs" => line += &format!(" open_duration={number}ms"),
+            "circuitBreakerFailureThreshold" => line.push(format!(" consecutive_failures={number}")),
+            "circuitBreakerTimeoutMs" => line.push(format!(" open_duration={number}ms")),
             _ => return false,
         }
         true
     });
-    line
+    line.concat()
 }
 
 impl<'w, W: World> OpenSwe<'w, W> {
@@ -51,7 +51,7 @@ impl<W: World> Part for OpenSwe<'_, W> {
         }
         let breaker = stage.inspect().await;
         let millis = |at: fusewire::clock::Timestamp| at.as_millis() - stage.begun.as_millis();
-        let last_failure = breaker.last_failure.map_or(json!("0 (never)"), |at| json!(millis(at)));
+        let last_failure = breaker.last_failure.map_or_else(|| json!("0 (never)"), |at| json!(millis(at)));
         seen.insert("hash.state".to_owned(), json!(breaker.state.as_str()));
         seen.insert("hash.failureCount".to_owned(), json!(breaker.counts.run));
         seen.insert("hash.lastFailureTime".to_owned(), last_failure);

@@ -31,29 +31,30 @@ pub(super) struct Resilience4j<'w, W: World> {
 
 /// The policy line of a configuration. Where nothing is said, resilience4j's own defaults hold.
 pub(super) fn policy(case: &Case) -> String {
-    let (mut window, mut size, mut line) = ("count_window", 100, String::new());
+    let (mut window, mut size, mut line) = ("count_window", 100, Vec::new());
     let (mut slow_rate, mut slow) = (json!(100), json!(60_000));
     case.configure(|name, value| {
         match (name, whole(value), value) {
             ("type", _, Value::String(kind)) if kind == "COUNT" => window = "count_window",
             ("type", _, Value::String(kind)) if kind == "TIME" => window = "time_window",
             ("window", Some(number), _) => size = number,
-            ("failureRate", _, Value::Number(rate)) => line += &format!(" failure_rate_percent={rate}"),
+            ("failureRate", _, Value::Number(rate)) => line.push(format!(" failure_rate_percent={rate}")),
             ("slowRate", _, rate @ Value::Number(_)) => slow_rate = rate.clone(),
             ("slowMs", Some(_), millis) => slow = millis.clone(),
-            ("min", Some(number), _) => line += &format!(" minimum_calls={number}"),
-            ("permitted", Some(number), _) => line += &format!(" half_open_permits={number}"),
-            ("waitMs", Some(number), _) => line += &format!(" open_duration={number}ms"),
+            ("min", Some(number), _) => line.push(format!(" minimum_calls={number}")),
+            ("permitted", Some(number), _) => line.push(format!(" half_open_permits={number}")),
+            ("waitMs", Some(number), _) => line.push(format!(" open_duration={number}ms")),
             // There, 0 is no bound.
             ("maxWaitHalfOpenMs" | "halfOpenMaxWaitMs", Some(0), _) | ("t0", Some(_), _) => {}
             ("maxWaitHalfOpenMs" | "halfOpenMaxWaitMs", Some(number), _) => {
-                line += &format!(" half_open_max_wait={number}ms");
+                line.push(format!(" half_open_max_wait={number}ms"));
             }
-            ("autoHalfOpen", _, Value::Bool(is_on)) => line += &format!(" automatic_half_open={is_on}"),
+            ("autoHalfOpen", _, Value::Bool(is_on)) => line.push(format!(" automatic_half_open={is_on}")),
             _ => return false,
         }
         true
     });
+    let line = line.concat();
     let unit = if window == "time_window" { "s" } else { "" };
     format!("rate {window}={size}{unit} slow_rate_percent={slow_rate} slow_call_duration={slow}ms{line}")
 }

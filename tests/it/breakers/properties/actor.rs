@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 
 use fusewire::{
     breakers::{
-        BreakerSettings, BreakerStore, Breakers, Engine, ModelKey, Permit, Policies, Position, State,
+        BreakerSettings, BreakerStore, Breakers, Engine, ModelKey, Permit, Policies, Position, State, View,
         operations::{Acquire, Acquired, Configure, Order, Report, TransitionsQuery},
         store::{Batch, Group, Terms, Told, Wish},
     },
@@ -56,11 +56,13 @@ impl<'w, W: World> Actor<'w, W> {
         }
     }
 
-    /// Does what an act says and tells what came of it, and how the breaker stands then.
-    pub(super) async fn perform(&mut self, act: &Act) -> String {
+    /// Does what an act says and tells what came of it, and how the breaker stands then; also what the store says of
+    /// it, if wanted.
+    pub(super) async fn perform(&mut self, act: &Act, is_store_asked: bool) -> String {
         let answer = self.act(act).await;
-        let stands = self.look(act).await;
-        let mut told = format!("{answer}\n{stands}");
+        let (stands, view) = self.look(act).await;
+        let view = if is_store_asked { format!("{view:#?}") } else { String::new() };
+        let mut told = format!("{answer}\n{stands}\n{view}");
         for (at, epoch) in self.epochs.iter().enumerate() {
             told = told.replace(epoch, &format!("epoch {at}"));
         }
@@ -143,7 +145,7 @@ impl<'w, W: World> Actor<'w, W> {
             };
             let most = terms.settings.max_retry_after;
             let wish = told.wish.map(|(length, outcome)| Wish { length: length.min(most), outcome });
-            Group { position, marks: told.marks.clone(), wish }
+            Group { position, marks: told.calls.clone(), wish }
         };
         let batch = last.unwrap_or_else(|| Batch {
             instance: format!("i{instance}").into(),
@@ -174,7 +176,7 @@ impl<'w, W: World> Actor<'w, W> {
     }
 
     /// All that can be seen of the breaker.
-    async fn look(&mut self, act: &Act) -> String {
+    async fn look(&mut self, act: &Act) -> (String, View) {
         let call = Call::default();
         let by = match act {
             Act::Acquire { by, .. } | Act::Report(super::story::Told { by, .. }) => *by,
@@ -202,10 +204,9 @@ impl<'w, W: World> Actor<'w, W> {
         // Memory is of one instance.
         page.transitions.iter_mut().for_each(|change| change.instance.clear());
         let last = inspected.last_transition.map(|last| (last.position, last.reason));
-        format!(
-            "{:#?}\n{:#?}\n{last:?}\n{:#?}\n{view:#?}\n{:?}",
-            inspected.breaker, inspected.settings, page.transitions, history.requests
-        )
+        let (breaker, settings, requests) = (inspected.breaker, inspected.settings, history.requests);
+        let log = page.transitions;
+        (format!("{breaker:#?}\n{settings:#?}\n{last:?}\n{log:#?}\n{requests:?}"), view)
     }
 }
 

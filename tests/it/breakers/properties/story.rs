@@ -41,7 +41,7 @@ pub(super) struct Told {
 #[derive(Debug, Clone)]
 pub(super) struct Marks {
     pub(super) place: Place,
-    pub(super) marks: Vec<u8>,
+    pub(super) calls: Vec<u8>,
     pub(super) wish: Option<(Duration, Outcome)>,
 }
 
@@ -63,6 +63,12 @@ pub(super) fn of_stores() -> impl Strategy<Value = Story> {
         4 => batch(),
     ];
     (settings(3), vec(act, 1..50)).prop_map(|(settings, acts)| Story { settings, acts })
+}
+
+/// Stories for the model, which knows of one instance and of a clock that only goes on.
+pub(super) fn of_one_instance() -> impl Strategy<Value = Story> {
+    let act = prop_oneof![20 => act(1, settings(1).boxed()), 3 => batch()];
+    (settings(1), vec(act, 1..60)).prop_map(|(settings, acts)| Story { settings, acts })
 }
 
 fn act(engines: usize, settings: BoxedStrategy<BreakerSettings>) -> impl Strategy<Value = Act> {
@@ -131,7 +137,7 @@ fn batch() -> impl Strategy<Value = Act> {
     let mark = || select(b"nsSfFf".to_vec());
     // Long ones fill more than the 128 calls that Redis keeps together.
     let marks = prop_oneof![9 => vec(mark(), 1..6), 1 => vec(mark(), 100..300)];
-    let group = (place, marks, wish).prop_map(|(place, marks, wish)| Marks { place, marks, wish });
+    let group = (place, marks, wish).prop_map(|(place, calls, wish)| Marks { place, calls, wish });
     (0..3_u8, prop::bool::weighted(0.2), vec(group, 1..5))
         .prop_map(|(instance, is_repeated, groups)| Act::Batch { instance, is_repeated, groups })
 }
