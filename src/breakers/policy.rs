@@ -9,7 +9,8 @@
 //!   in the window; a provider that asks for a pause. The longest of the reasons' durations counts.
 //! - OPEN becomes HALF_OPEN when somebody acquires at `open_until` or later, or CLOSED where no trial calls are wanted.
 //! - HALF_OPEN closes or opens again by the results of its trial calls. The verdict is over N results, see [`trial_size`]:
-//!   OPEN as soon as failures or slow calls reach their share of N, CLOSED when N results are in.
+//!   OPEN as soon as failures or slow calls reach their share of N or a provider asks for a pause, CLOSED when N results
+//!   are in.
 
 use std::time::Duration;
 
@@ -126,20 +127,15 @@ fn verdict(view: &View, settings: &BreakerSettings, cause: &Cause, chance: f64) 
     let waited = view.now.since(view.snapshot.since);
     let reason = if has_failed {
         Some(Reason::TrialFailed)
-    } else if has_passed {
-        let (outcome, detail) = (cause.outcome, cause.detail.clone());
-        return Some(Change {
-            attempts: 0,
-            outcome,
-            detail,
-            ..begins(view, State::Closed, Reason::TrialPassed)
-        });
-    } else if settings.half_open_max_wait.is_some_and(|most| waited >= most) {
+    } else if !has_passed && settings.half_open_max_wait.is_some_and(|most| waited >= most) {
         Some(Reason::TrialTimedOut)
     } else {
         None
     };
-    open(view, settings, reason, cause, chance)
+    let (outcome, detail) = (cause.outcome, cause.detail.clone());
+    let close =
+        || Change { attempts: 0, outcome, detail, ..begins(view, State::Closed, Reason::TrialPassed) };
+    open(view, settings, reason, cause, chance).or_else(|| has_passed.then(close))
 }
 
 /// The change to OPEN for a rule's reason, for a provider's wish, or for both.

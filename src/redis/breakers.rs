@@ -181,8 +181,9 @@ impl BreakerStore for RedisBreakers {
             let (now, mut reply) = heard.told()?;
             let view = told::view(now, &mut reply)?;
             let mut groups = reply.list()?;
+            let count = groups.len();
             let groups = std::iter::repeat_with(|| told::disposition(&groups.text()?))
-                .take(batch.groups.len())
+                .take(count)
                 .collect::<Result<_>>()?;
             Ok(Recorded { view, groups, longest_run: reply.int()? })
         })

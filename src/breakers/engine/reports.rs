@@ -270,12 +270,12 @@ fn group_sizes(reports: &[Report]) -> impl Iterator<Item = usize> {
     reports.chunk_by(|a, b| position_of(a) == position_of(b)).map(<[Report]>::len)
 }
 
-/// What counted reports say about a change: the last one that is against the model.
+/// What counted reports say about a change: the last one that is against the model, else the last that is for it.
 fn cause_of<'a>(reports: impl IntoIterator<Item = (&'a Report, &'a Disposition)>, longest_run: i64) -> Cause {
     let counted = reports.into_iter().filter(|(_, did)| **did == Disposition::Applied);
     let (mut last, mut against) = (None, None);
     for (report, _) in counted {
-        last = Some(report);
+        last = Some(report).filter(|report| !report.outcome.is_neutral()).or(last);
         if report.outcome.is_failure() {
             against = Some(report);
         }

@@ -169,7 +169,10 @@ impl<'w, W: World> Actor<'w, W> {
                 Told::Done((view, _)) => return (terms, view.snapshot.position),
                 Told::Outdated(stored) => {
                     let stored = stored.expect("settings are outdated by stored ones");
-                    terms = Terms { settings: Arc::new(stored.settings.unwrap()), revision: stored.revision.into() };
+                    terms = Terms {
+                        settings: Arc::new(stored.settings.unwrap()),
+                        revision: stored.revision.into(),
+                    };
                 }
             }
         }

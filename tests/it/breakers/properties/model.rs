@@ -84,6 +84,10 @@ impl Model {
         self.life.as_ref().map_or(Mode::Automatic, |life| life.decides(self.now))
     }
 
+    fn is_overdue(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.is_overdue(self.now))
+    }
+
     fn is_current(&self, position: &Position) -> bool {
         match &self.life {
             Some(life) => life.is_current(position),
@@ -215,15 +219,18 @@ impl Model {
         let (came, longest_run) = if let Some(lease) = lease {
             (self.settle(&lease.id, position.as_ref().unwrap(), mark, wish), 0)
         } else {
+            // The change that ends an override comes before anything counts.
+            while self.is_overdue() && self.change_if_due(&Seen::default()) {}
             let group = Group { position: position.clone(), marks: vec![mark], wish };
             let (came, longest_run) = self.record((None, 0), &[group]);
             (came[0], longest_run)
         };
         let is_counted = came == Disposition::Applied;
+        let tells = is_counted && !report.outcome.is_neutral();
         let mut seen = Seen {
             longest_run,
-            outcome: Some(report.outcome).filter(|_| is_counted),
-            detail: if is_counted { "why".to_owned() } else { String::new() },
+            outcome: Some(report.outcome).filter(|_| tells),
+            detail: if tells { "why".to_owned() } else { String::new() },
             ..Seen::default()
         };
         while self.change_if_due(&seen) {
@@ -294,7 +301,7 @@ impl Model {
                 }
                 life.wishes.extend(group.wish.map(|(length, outcome)| (now.plus(length), outcome)));
             }
-            life.remember(instance, (number, longest_run), now);
+            life.remember(instance, (number, (came.clone(), longest_run)), now);
         }
         (came, longest_run)
     }
@@ -321,26 +328,29 @@ impl Model {
         self.batches.insert(instance, (number, groups.clone()));
         let counted = self.life.as_ref().and_then(|life| life.recall(instance, number));
         let (came, longest_run) = match counted {
-            Some(longest_run) => (groups.iter().map(|group| self.judge(group)).collect(), longest_run),
+            _ if self.is_overdue() => (Vec::new(), 0),
+            Some(came) => came,
             None => self.record((Some(instance), number), &groups),
         };
         format!("{came:?}, longest run {longest_run}")
     }
 
     fn renew(&mut self, permit: Permit, length: Option<Duration>) -> Renewed {
-        let (settings, now) = (self.settings(), self.now);
+        let (settings, now, is_current) = (self.settings(), self.now, self.is_current(&permit.position));
         let mut renewed = None;
         if let Some(lease) = &permit.lease {
             let life = self.life.as_mut().filter(|life| life.leases_now(now));
             let Some(life) = life else { return Renewed { permit: None } };
             life.purge(&settings, now);
+            if !is_current {
+                return Renewed { permit: None };
+            }
             let found = life.leases.iter_mut().find(|(id, _)| *id == lease.id);
             let Some((_, end)) = found else { return Renewed { permit: None } };
             *end = now.plus(length.unwrap_or(settings.permit_lease));
             let (expire_time, length) = (Some(*end), end.since(now));
             renewed = Some(Lease { id: lease.id.clone(), expire_time, length });
         }
-        let is_current = self.is_current(&permit.position);
         Renewed { permit: is_current.then_some(Permit { lease: renewed, ..permit }) }
     }
 

@@ -52,8 +52,8 @@ pub(super) struct Life {
     pub(super) settled: Vec<(String, Disposition)>,
     pub(super) log: Vec<Transition>,
     pub(super) requests: Vec<String>,
-    /// The last batches of instances, none for the engine: number, longest row of failures, and when.
-    batches: HashMap<Option<u8>, (u64, i64, Timestamp)>,
+    /// The last batches of instances, none for the engine: number, what came of it, and when.
+    batches: HashMap<Option<u8>, (u64, (Vec<Disposition>, i64), Timestamp)>,
     active: Timestamp,
 }
 
@@ -114,6 +114,11 @@ impl Life {
     pub(super) fn decides(&self, now: Timestamp) -> Mode {
         let end = self.mode_override.as_ref().and_then(|stands| stands.expire_time);
         if end.is_some_and(|end| now >= end) { Mode::Automatic } else { self.mode }
+    }
+
+    /// Whether an override has ended that still stands there.
+    pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
+        self.mode != self.decides(now)
     }
 
     pub(super) fn leases_now(&self, now: Timestamp) -> bool {
@@ -207,23 +212,23 @@ impl Life {
         }
     }
 
-    /// The longest row of failures in a batch that was counted before.
-    pub(super) fn recall(&self, instance: u8, number: u64) -> Option<i64> {
-        let (counted, longest_run, _) = self.batches.get(&Some(instance))?;
-        (number <= *counted).then_some(*longest_run)
+    /// What a batch came to that was counted before.
+    pub(super) fn recall(&self, instance: u8, number: u64) -> Option<(Vec<Disposition>, i64)> {
+        let (counted, came, _) = self.batches.get(&Some(instance))?;
+        (number <= *counted).then(|| came.clone())
     }
 
     /// Remembers a batch. A new instance takes the place of those that were silent for an hour.
     pub(super) fn remember(
         &mut self,
         instance: Option<u8>,
-        (number, longest_run): (u64, i64),
+        (number, came): (u64, (Vec<Disposition>, i64)),
         now: Timestamp,
     ) {
         if !self.batches.contains_key(&instance) {
             self.batches.retain(|_, (_, _, heard)| now.since(*heard) < Duration::from_hours(1));
         }
-        self.batches.insert(instance, (number, longest_run, now));
+        self.batches.insert(instance, (number, came, now));
     }
 
     pub(super) fn touch(&mut self, now: Timestamp) {
@@ -274,16 +279,12 @@ impl Life {
         self.note((self.state, reason), cause, now);
     }
 
-    /// Lets the state machine decide again after an override that ended. What was counted since stays, unless it stands
-    /// together with what METRICS_ONLY recorded.
+    /// Lets the state machine decide again after an override that ended.
     pub(super) fn end_override(&mut self, now: Timestamp) {
-        let is_mixed = self.mode == Mode::MetricsOnly;
         (self.mode, self.mode_override) = (Mode::Automatic, None);
         let detail = "the override ended".to_owned();
         self.note((self.state, Reason::Override), Cause { detail, ..Cause::default() }, now);
-        if is_mixed {
-            self.start_empty();
-        }
+        self.start_empty();
     }
 
     /// Changes who decides.

@@ -108,7 +108,9 @@ impl Model {
         let is_open = life.state == State::Open && life.decides(now) == Mode::Automatic;
         let is_ours = position.epoch == life.position.epoch || *position == Position::default();
         let led_here = (life.fences.1..life.fences.0).contains(&position.generation);
-        let is_longer = life.open_until.is_none_or(|until| now.plus(length) > until);
+        // By a tenth of what it asks for, or a second.
+        let least = (length / 10).clamp(Duration::from_millis(1), Duration::from_secs(1));
+        let is_longer = life.open_until.is_none_or(|until| now.plus(length) >= until.plus(least));
         if is_open && is_ours && led_here && is_longer && settings.honor_retry_after {
             let (outcome, detail) = (Some(outcome), "why".to_owned());
             life.extend(Reason::Extended, length, Cause { outcome, detail, ..Cause::default() }, now);
@@ -161,7 +163,7 @@ fn verdict(life: &mut Life, settings: &BreakerSettings, cause: Cause, now: Times
     let (fails, slow) = (settings.failure_rate_percent, settings.slow_rate_percent);
     let (has_failed, has_passed) = if fails > 0.0 || slow > 0.0 {
         let has_failed = reaches(results.failures, size, fails) || reaches(results.slow, size, slow);
-        (has_failed, results.calls >= size)
+        (has_failed, results.calls >= size || settings.half_open_permits == 0)
     } else {
         (results.failures > 0, results.calls >= settings.half_open_permits.into())
     };
@@ -169,7 +171,10 @@ fn verdict(life: &mut Life, settings: &BreakerSettings, cause: Cause, now: Times
     if has_failed {
         life.open(Some(Reason::TrialFailed), cause, (settings, now))
     } else if has_passed {
-        life.begin((State::Closed, Reason::TrialPassed), None, cause, (settings, now));
+        let opens = life.open(None, cause.clone(), (settings, now));
+        if !opens {
+            life.begin((State::Closed, Reason::TrialPassed), None, cause, (settings, now));
+        }
         true
     } else if settings.half_open_max_wait.is_some_and(|most| waited >= most) {
         let cause = Cause { outcome: None, ..cause };
