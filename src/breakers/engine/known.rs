@@ -19,9 +19,11 @@ use crate::breakers::{
 /// Keys remembered at least; at most twice as many.
 const KEYS: usize = 10_000;
 
+type Configured = dyn Fn(&ModelKey) -> Arc<BreakerSettings> + Send + Sync;
+
 pub(super) struct Known {
     /// The settings of a key that none are stored for.
-    configured: Box<dyn Fn(&ModelKey) -> Arc<BreakerSettings> + Send + Sync>,
+    configured: Box<Configured>,
     /// Keys used since the last change of the guard, and those used before and not since.
     keys: Mutex<Keys>,
 }

@@ -12,6 +12,9 @@ use fusewire::{
 
 const DAY: i64 = 86_400_000;
 
+/// What came of a batch: of its groups, and the longest row of failures in it.
+type Came = (Vec<Disposition>, i64);
+
 /// A call that was counted.
 #[derive(Debug, Clone)]
 struct Call {
@@ -53,7 +56,7 @@ pub(super) struct Life {
     pub(super) log: Vec<Transition>,
     pub(super) requests: Vec<String>,
     /// The last batches of instances, none for the engine: number, what came of it, and when.
-    batches: HashMap<Option<u8>, (u64, (Vec<Disposition>, i64), Timestamp)>,
+    batches: HashMap<Option<u8>, (u64, Came, Timestamp)>,
     active: Timestamp,
 }
 
@@ -213,18 +216,13 @@ impl Life {
     }
 
     /// What a batch came to that was counted before.
-    pub(super) fn recall(&self, instance: u8, number: u64) -> Option<(Vec<Disposition>, i64)> {
+    pub(super) fn recall(&self, instance: u8, number: u64) -> Option<Came> {
         let (counted, came, _) = self.batches.get(&Some(instance))?;
         (number <= *counted).then(|| came.clone())
     }
 
     /// Remembers a batch. A new instance takes the place of those that were silent for an hour.
-    pub(super) fn remember(
-        &mut self,
-        instance: Option<u8>,
-        (number, came): (u64, (Vec<Disposition>, i64)),
-        now: Timestamp,
-    ) {
+    pub(super) fn remember(&mut self, instance: Option<u8>, (number, came): (u64, Came), now: Timestamp) {
         if !self.batches.contains_key(&instance) {
             self.batches.retain(|_, (_, _, heard)| now.since(*heard) < Duration::from_hours(1));
         }
