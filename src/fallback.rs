@@ -4,7 +4,11 @@
 //! plain appends as provisional. What it accepted is given up when Redis returns; merging it belongs where
 //! [`ThreadCopies::release`] is called.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use tracing::warn;
 
@@ -63,18 +67,24 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
 
     /// Asks the shared store, or memory if that is unreachable; memory learns from what the shared store says, also
     /// that it does not have the thread.
-    async fn choose<T: TellsOfThread>(
+    ///
+    /// A future that is moved into another takes its room twice: so the one is pinned where it is made, and the other,
+    /// which is seldom needed, is made then.
+    async fn choose<T: TellsOfThread, F>(
         &self,
         call: &Call,
         id: Option<&ThreadId>,
-        shared: impl Future<Output = Result<Answer<T>>>,
-        local: impl Future<Output = Result<Answer<T>>>,
+        shared: Pin<&mut impl Future<Output = Result<Answer<T>>>>,
+        local: impl FnOnce() -> F,
         learn: impl FnOnce(&C, &T),
-    ) -> Result<Answer<T>> {
+    ) -> Result<Answer<T>>
+    where
+        F: Future<Output = Result<Answer<T>>>,
+    {
         let acknowledged = id.and_then(|id| self.copies.acknowledged(id));
         match self.reachability.guard(shared).await {
             Guarded::Lost => {
-                let answer = local.await;
+                let answer = Box::pin(local()).await;
                 // The shared store may have come back while memory accepted this.
                 if self.reachability.is_reachable() {
                     self.give_up_unmerged();
@@ -116,19 +126,22 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
 
 impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn create(&self, call: &Call, thread: &NewThread) -> Result<Answer<Appended>> {
-        let (shared, local) = (self.shared.create(call, thread), self.copies.create(call, thread));
+        let shared = pin!(self.shared.create(call, thread));
+        let local = || self.copies.create(call, thread);
         self.choose(call, None, shared, local, |copies, made| copies.observe(Observed::Created(thread, made)))
             .await
     }
 
     async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
-        let (shared, local) = (self.shared.get(call, id, renew), self.copies.get(call, id, renew));
+        let shared = pin!(self.shared.get(call, id, renew));
+        let local = || self.copies.get(call, id, renew);
         self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread)))
             .await
     }
 
     async fn list(&self, call: &Call, query: &ThreadsQuery) -> Result<Answer<ThreadsPage>> {
-        self.choose(call, None, self.shared.list(call, query), self.copies.list(call, query), |_, _| {}).await
+        let shared = pin!(self.shared.list(call, query));
+        self.choose(call, None, shared, || self.copies.list(call, query), |_, _| {}).await
     }
 
     async fn update(
@@ -138,25 +151,28 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
         change: &ThreadChange,
         guard: &Guard,
     ) -> Result<Answer<Thread>> {
-        let shared = self.shared.update(call, id, change, guard);
-        let local = self.copies.update(call, id, change, guard);
+        let shared = pin!(self.shared.update(call, id, change, guard));
+        let local = || self.copies.update(call, id, change, guard);
         self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Changed(thread)))
             .await
     }
 
     async fn delete(&self, call: &Call, id: &ThreadId, guard: &Guard) -> Result<Answer<()>> {
-        let (shared, local) = (self.shared.delete(call, id, guard), self.copies.delete(call, id, guard));
+        let shared = pin!(self.shared.delete(call, id, guard));
+        let local = || self.copies.delete(call, id, guard);
         self.choose(call, Some(id), shared, local, |copies, ()| copies.observe(Observed::Gone(id))).await
     }
 
     async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
-        let (shared, local) = (self.shared.touch(call, id, ttl), self.copies.touch(call, id, ttl));
+        let shared = pin!(self.shared.touch(call, id, ttl));
+        let local = || self.copies.touch(call, id, ttl);
         self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread)))
             .await
     }
 
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
-        let (shared, local) = (self.shared.append(call, append), self.copies.append(call, append));
+        let shared = pin!(self.shared.append(call, append));
+        let local = || self.copies.append(call, append);
         self.choose(call, Some(&append.id), shared, local, |copies, made| {
             copies.observe(Observed::Appended(append, made));
         })
@@ -164,7 +180,8 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     }
 
     async fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
-        let (shared, local) = (self.shared.messages(call, query), self.copies.messages(call, query));
+        let shared = pin!(self.shared.messages(call, query));
+        let local = || self.copies.messages(call, query);
         self.choose(call, Some(&query.id), shared, local, |copies, page| {
             copies.observe(Observed::Messages(query, page));
         })
@@ -172,7 +189,8 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     }
 
     async fn context(&self, call: &Call, query: &ContextQuery) -> Result<Answer<Context>> {
-        let (shared, local) = (self.shared.context(call, query), self.copies.context(call, query));
+        let shared = pin!(self.shared.context(call, query));
+        let local = || self.copies.context(call, query);
         self.choose(call, Some(&query.id), shared, local, |copies, context| {
             copies.observe(Observed::Context(context));
         })
@@ -180,8 +198,8 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     }
 
     async fn update_message(&self, call: &Call, update: &MessageUpdate) -> Result<Answer<UpdatedMessage>> {
-        let shared = self.shared.update_message(call, update);
-        let local = self.copies.update_message(call, update);
+        let shared = pin!(self.shared.update_message(call, update));
+        let local = || self.copies.update_message(call, update);
         self.choose(call, Some(&update.id), shared, local, |copies, updated| {
             copies.observe(Observed::MessageUpdated(updated));
         })
@@ -189,8 +207,8 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     }
 
     async fn truncate(&self, call: &Call, id: &ThreadId, cut: Cut, guard: &Guard) -> Result<Answer<Thread>> {
-        let shared = self.shared.truncate(call, id, cut, guard);
-        let local = self.copies.truncate(call, id, cut, guard);
+        let shared = pin!(self.shared.truncate(call, id, cut, guard));
+        let local = || self.copies.truncate(call, id, cut, guard);
         self.choose(call, Some(id), shared, local, |copies, thread| {
             copies.observe(Observed::Truncated(cut, thread));
         })
@@ -198,7 +216,8 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     }
 
     async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
-        let (shared, local) = (self.shared.fork(call, fork), self.copies.fork(call, fork));
+        let shared = pin!(self.shared.fork(call, fork));
+        let local = || self.copies.fork(call, fork);
         self.choose(call, Some(&fork.source), shared, local, |copies, thread| {
             copies.observe(Observed::Read(thread));
         })

@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -43,14 +44,18 @@ impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
         Self { shared, local, reachability, clock, heard: AtomicI64::new(0) }
     }
 
-    /// Asks the shared store, or memory if that is unreachable.
-    async fn choose<T>(
+    /// Asks the shared store, or memory if that is unreachable. A future that is moved into another takes its room twice:
+    /// so the one is pinned where it is made, and the other, which is seldom needed, is made then.
+    async fn choose<T, F>(
         &self,
         call: &Call,
         what: &'static str,
-        shared: impl Future<Output = Result<Answer<T>>>,
-        local: impl Future<Output = Result<Answer<T>>>,
-    ) -> Result<Answer<T>> {
+        shared: Pin<&mut impl Future<Output = Result<Answer<T>>>>,
+        local: impl FnOnce() -> F,
+    ) -> Result<Answer<T>>
+    where
+        F: Future<Output = Result<Answer<T>>>,
+    {
         match self.reachability.guard(shared).await {
             Guarded::Answered(answer) => {
                 if answer.is_ok() {
@@ -60,7 +65,7 @@ impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
             }
             Guarded::Lost if call.require_shared => Err(Error::NeedsShared(what)),
             Guarded::Lost => {
-                let Answer { value, .. } = local.await?;
+                let Answer { value, .. } = Box::pin(local()).await?;
                 let as_of = Timestamp::from_millis(self.heard.load(Ordering::Relaxed));
                 let as_of = if as_of == Timestamp::default() { self.clock.now() } else { as_of };
                 Ok(Answer { value, source: Source::Local { as_of: Some(as_of) } })
@@ -83,35 +88,34 @@ impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
 
 impl<S: Breakers, L: Breakers> Breakers for FallbackBreakers<S, L> {
     async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {
-        let (shared, local) = (self.shared.acquire(call, acquire), self.local.acquire(call, acquire));
-        self.choose(call, "acquire with require_shared", shared, local).await
+        let shared = pin!(self.shared.acquire(call, acquire));
+        self.choose(call, "acquire with require_shared", shared, || self.local.acquire(call, acquire)).await
     }
 
     async fn acquire_first(&self, call: &Call, first: &AcquireFirst) -> Result<Answer<AcquiredFirst>> {
-        let shared = self.shared.acquire_first(call, first);
-        let local = self.local.acquire_first(call, first);
-        self.choose(call, "acquire with require_shared", shared, local).await
+        let shared = pin!(self.shared.acquire_first(call, first));
+        self.choose(call, "acquire with require_shared", shared, || self.local.acquire_first(call, first))
+            .await
     }
 
     async fn renew(&self, call: &Call, permit: &Permit, lease: Option<Duration>) -> Result<Answer<Renewed>> {
-        let shared = self.shared.renew(call, permit, lease);
-        let local = self.local.renew(call, permit, lease);
-        self.choose(call, "a renewal", shared, local).await
+        let shared = pin!(self.shared.renew(call, permit, lease));
+        self.choose(call, "a renewal", shared, || self.local.renew(call, permit, lease)).await
     }
 
     async fn report(&self, call: &Call, report: Report) -> Result<Answer<Reported>> {
-        let (shared, local) = (self.shared.report(call, report.clone()), self.local.report(call, report));
-        self.choose(call, "a report", shared, local).await
+        let shared = pin!(self.shared.report(call, report.clone()));
+        self.choose(call, "a report", shared, || self.local.report(call, report)).await
     }
 
     async fn inspect(&self, call: &Call, key: &ModelKey) -> Result<Answer<Inspected>> {
-        let (shared, local) = (self.shared.inspect(call, key), self.local.inspect(call, key));
-        self.choose(call, "a read with require_shared", shared, local).await
+        let shared = pin!(self.shared.inspect(call, key));
+        self.choose(call, "a read with require_shared", shared, || self.local.inspect(call, key)).await
     }
 
     async fn list(&self, call: &Call, query: &BreakersQuery) -> Result<Answer<BreakersPage>> {
-        let (shared, local) = (self.shared.list(call, query), self.local.list(call, query));
-        self.choose(call, "a list", shared, local).await
+        let shared = pin!(self.shared.list(call, query));
+        self.choose(call, "a list", shared, || self.local.list(call, query)).await
     }
 
     async fn configure(
@@ -132,7 +136,7 @@ impl<S: Breakers, L: Breakers> Breakers for FallbackBreakers<S, L> {
     }
 
     async fn transitions(&self, call: &Call, query: &TransitionsQuery) -> Result<Answer<TransitionsPage>> {
-        let (shared, local) = (self.shared.transitions(call, query), self.local.transitions(call, query));
-        self.choose(call, "a read with require_shared", shared, local).await
+        let shared = pin!(self.shared.transitions(call, query));
+        self.choose(call, "a read with require_shared", shared, || self.local.transitions(call, query)).await
     }
 }
