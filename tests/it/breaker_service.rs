@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::support::raw::Raw;
 
 mod batches;
+mod clocks;
 mod closed;
 mod damage;
 mod first;

@@ -29,6 +29,9 @@ pub(crate) struct Drive<'a> {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
     pub(crate) rate: f64,
+    /// The rate, as a share of the ceilings'; 0 for one measurement alone.
+    pub(crate) x_echo: f64,
+    pub(crate) x_bare: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) server_cpu_us: f64,
@@ -57,6 +60,8 @@ impl Drive<'_> {
         let calls = times.len() as f64;
         Figures {
             rate: calls / f64::from(self.seconds),
+            x_echo: 0.0,
+            x_bare: 0.0,
             p50_us: times[times.len() / 2],
             p99_us: times[times.len() * 99 / 100],
             server_cpu_us: (after.0 - before.0) / calls,
@@ -105,6 +110,8 @@ impl Figures {
         };
         Self {
             rate: of(|figures| figures.rate),
+            x_echo: 0.0,
+            x_bare: 0.0,
             p50_us: of(|figures| figures.p50_us),
             p99_us: of(|figures| figures.p99_us),
             server_cpu_us: of(|figures| figures.server_cpu_us),

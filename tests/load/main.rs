@@ -6,7 +6,8 @@
 //! driven with 128 calls in flight against three servers in turn, several rounds: `echo`, a bare tonic rpc
 //! with an answer of the same size; `bare`, a tonic rpc that runs the operation's script through a cloned connection
 //! and answers with as many bytes; and the service itself. Medians go to standard output and, as JSON, to
-//! `target/load.json`. `FUSEWIRE_LOAD_SECONDS` (2) and `FUSEWIRE_LOAD_ROUNDS` (3) make it longer,
+//! `target/load.json`; a ratio is the median of the rounds' ratios, since machines have slow minutes.
+//! `FUSEWIRE_LOAD_SECONDS` (1) and `FUSEWIRE_LOAD_ROUNDS` (9) make it longer,
 //! `FUSEWIRE_LOAD_ONLY` shorter: only operations whose name holds it.
 
 #![expect(
@@ -43,7 +44,7 @@ fn main() {
     let number = |name: &str, default: u32| {
         std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
-    let (seconds, rounds) = (number("FUSEWIRE_LOAD_SECONDS", 2), number("FUSEWIRE_LOAD_ROUNDS", 3));
+    let (seconds, rounds) = (number("FUSEWIRE_LOAD_SECONDS", 1), number("FUSEWIRE_LOAD_ROUNDS", 9));
 
     let only = std::env::var("FUSEWIRE_LOAD_ONLY").unwrap_or_default();
     let is_wanted = |operation: &&Operation| operation.name().contains(&only);
@@ -66,11 +67,25 @@ fn main() {
                 rounds_of.entry(name).or_default().push(drive.run());
             }
         }
-        let medians =
-            rounds_of.into_iter().map(|(name, figures)| (name, Figures::median(&figures))).collect();
+        let (echo, bare) = (rounds_of["echo"].clone(), rounds_of["bare"].clone());
+        let medians = rounds_of
+            .into_iter()
+            .map(|(name, figures)| {
+                let mut median = Figures::median(&figures);
+                (median.x_echo, median.x_bare) = (ratio(&figures, &echo), ratio(&figures, &bare));
+                (name, median)
+            })
+            .collect();
         results.insert(operation.name(), medians);
     }
     report(&results);
+}
+
+/// The median of the rates' ratios, round by round.
+fn ratio(rounds: &[Figures], to: &[Figures]) -> f64 {
+    let mut ratios: Vec<f64> = rounds.iter().zip(to).map(|(figures, to)| figures.rate / to.rate).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
 }
 
 fn report(results: &BTreeMap<&str, BTreeMap<&str, Figures>>) {
@@ -86,8 +101,8 @@ fn report(results: &BTreeMap<&str, BTreeMap<&str, Figures>>) {
                 "| {} | {name} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} | {} |",
                 operation.name(),
                 figures.rate,
-                figures.rate / servers["echo"].rate,
-                figures.rate / servers["bare"].rate,
+                figures.x_echo,
+                figures.x_bare,
                 figures.p50_us,
                 figures.p99_us,
                 figures.server_cpu_us,

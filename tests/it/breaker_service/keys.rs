@@ -76,7 +76,7 @@ async fn keys_have_the_names_and_types_of_the_design(on: &Deployment) {
 }
 
 async fn all_keys_of_a_breaker_share_a_slot(on: &Deployment) {
-    if on.store != Store::Cluster {
+    if !matches!(on.store, Store::Cluster | Store::PrefixedCluster) {
         return;
     }
     let raw = on.raw().await;

@@ -22,8 +22,18 @@ pub(crate) enum Store {
     Cluster,
     /// One Redis server, a prefix before every key.
     Prefixed,
+    /// A Redis Cluster of one node, a prefix before every key.
+    PrefixedCluster,
+    /// Memory, with a prefix that nothing is put behind.
+    PrefixedMemory,
     /// One Redis server that two services share; calls to breakers alternate between them.
     Pair,
+}
+
+impl Store {
+    fn is_prefixed(self) -> bool {
+        matches!(self, Self::Prefixed | Self::PrefixedCluster | Self::PrefixedMemory)
+    }
 }
 
 /// A running service and what it stands on.
@@ -44,11 +54,13 @@ impl Deployment {
     /// Starts the service on a store, with settings.
     pub(crate) async fn start_with(store: Store, settings: &[(&str, &str)]) -> Self {
         let redis = match store {
-            Store::Memory => None,
+            Store::Memory | Store::PrefixedMemory => None,
             Store::Redis | Store::Prefixed | Store::Pair => {
                 Some(RedisServer::start(RedisOptions::unix_socket()).await)
             }
-            Store::Cluster => Some(RedisServer::start(RedisOptions::cluster()).await),
+            Store::Cluster | Store::PrefixedCluster => {
+                Some(RedisServer::start(RedisOptions::cluster()).await)
+            }
         };
         let service = Fusewire::start(options(store, redis.as_ref(), settings)).await;
         let channel = service.channel().await;
@@ -94,7 +106,7 @@ impl Deployment {
 
     /// A key as it is in Redis.
     pub(crate) fn key(&self, name: &str) -> String {
-        let prefix = if self.store == Store::Prefixed { PREFIX } else { "" };
+        let prefix = if self.store.is_prefixed() { PREFIX } else { "" };
         format!("{prefix}{name}")
     }
 }
@@ -108,7 +120,7 @@ fn options(store: Store, redis: Option<&RedisServer>, settings: &[(&str, &str)])
         // What is no outage must not look like one where tests make the machine busy.
         Some(redis) => options.var("REDIS_URL", &redis.url()).var("FUSEWIRE__REDIS__OUTAGE_AFTER", "10s"),
     };
-    if store == Store::Prefixed {
+    if store.is_prefixed() {
         options = options.var("FUSEWIRE__REDIS__KEY_PREFIX", PREFIX);
     }
     settings.iter().fold(options, |options, (name, value)| options.var(name, value))
@@ -121,11 +133,14 @@ macro_rules! on_every_store {
     };
 }
 
-/// As [`on_every_store`], and on two services that share one Redis, for cases whose calls alternate between them.
+/// As [`on_every_store`], with a prefix on each, and on two services that share one Redis, for cases whose calls
+/// alternate between them.
 macro_rules! on_every_store_and_on_a_pair {
     ($($case:ident),+ $(,)?) => {
         crate::support::deployment::on_stores!(
-            [memory: Memory, redis: Redis, cluster: Cluster, prefixed: Prefixed, pair: Pair], [$($case),+]
+            [memory: Memory, redis: Redis, cluster: Cluster, prefixed: Prefixed,
+             prefixed_cluster: PrefixedCluster, prefixed_memory: PrefixedMemory, pair: Pair],
+            [$($case),+]
         );
     };
 }

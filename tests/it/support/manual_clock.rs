@@ -1,4 +1,4 @@
-//! The clock of a redis-server, moved by tests alone: a day passes at once, and time may go back.
+//! The clock of a server, moved by tests alone: a day passes at once, and time may go back.
 
 use std::{
     fs::File,
@@ -32,7 +32,7 @@ struct Stands {
 
 impl ManualRedisClock {
     /// Compiles the library and makes the clock, both in `dir`.
-    pub(super) fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         let library = dir.join("manual_clock.so");
         compile(&library);
         let path = dir.join("clock");
@@ -45,7 +45,7 @@ impl ManualRedisClock {
     }
 
     /// What a server that goes by this clock is started with.
-    pub(super) fn variables(&self) -> [(&'static str, &Path); 2] {
+    pub(crate) fn variables(&self) -> [(&'static str, &Path); 2] {
         [("LD_PRELOAD", &self.library), ("MANUAL_CLOCK", &self.path)]
     }
 
