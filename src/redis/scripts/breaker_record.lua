@@ -81,41 +81,48 @@ local function evict_oldest()
     chunks[n], dirty[n] = nil, nil
   end
 end
-local function add(byte)
-  local is_failure, is_slow = byte == 'f' or byte == 'F', byte == 'F' or byte == 'S'
-  w.calls = w.calls + 1
-  if is_slow then w.slow = w.slow + 1 end
-  if is_failure then
-    w.failures, w.run, w.failed_at = w.failures + 1, w.run + 1, NOW
-    longest = math.max(longest, w.run)
-    failed = w.kind == 'time' and SECOND or w.last
+-- Counts a group at once: only the row of failures depends on the order of its marks.
+local function add(marks)
+  local reversed = string.reverse(marks)
+  local _, failures = string.gsub(marks, '[fF]', '')
+  local _, slow = string.gsub(marks, '[FS]', '')
+  w.calls, w.failures, w.slow = w.calls + #marks, w.failures + failures, w.slow + slow
+  if failures > 0 then
+    local head = #string.match(marks, '^[fF]*')
+    if head > 0 then longest = math.max(longest, w.run + head) end
+    for row in string.gmatch(marks, '[fF]+') do longest = math.max(longest, #row) end
+    w.failed_at = NOW
+    failed = w.kind == 'time' and SECOND or w.last + #marks - string.find(reversed, '[fF]')
+  end
+  if failures == #marks then
+    w.run = w.run + #marks
   else
-    w.run, w.ok_at = 0, w.kind == 'time' and SECOND or w.last + 1
+    w.run = #string.match(reversed, '^[fF]*')
+    w.ok_at = w.kind == 'time' and SECOND or w.last + #marks - w.run
   end
   if w.kind == 'time' then
-    bucket[1] = bucket[1] + 1
-    if is_failure then bucket[2] = bucket[2] + 1 end
-    if is_slow then bucket[3] = bucket[3] + 1 end
+    bucket[1], bucket[2], bucket[3] = bucket[1] + #marks, bucket[2] + failures, bucket[3] + slow
   else
-    if w.kind == 'count' then
-      local n = math.floor(w.last / CHUNK)
-      chunks[n], dirty[n] = chunk(n) .. byte, true
-    end
-    w.last = w.last + 1
+    w.last = w.last + #marks
   end
+end
+-- A window of the last calls keeps each mark, and loses the oldest.
+local function keep(marks)
+  for i = 1, #marks do
+    local n = math.floor((w.last - #marks + i - 1) / CHUNK)
+    chunks[n], dirty[n] = chunk(n) .. string.sub(marks, i, i), true
+  end
+  while w.last - w.first > SIZE do evict_oldest() end
 end
 w.pause_until = w.pause_until - BACK
 local n = 0
 for at = FIRST, #ARGV, GROUP do
   n = n + 1
   if fates[n] == 'APPLIED' then
-    local marks = ARGV[at + 2]
-    for i = 1, #marks do
-      local byte = string.sub(marks, i, i)
-      if byte ~= 'n' then
-        add(byte)
-        while w.kind == 'count' and w.last - w.first > SIZE do evict_oldest() end
-      end
+    local marks = string.gsub(ARGV[at + 2], 'n', '')
+    if marks ~= '' then
+      add(marks)
+      if w.kind == 'count' then keep(marks) end
     end
     local pause = tonumber(ARGV[at + 3])
     if pause > 0 and NOW + pause > w.pause_until then
