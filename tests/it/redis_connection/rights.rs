@@ -1,9 +1,13 @@
 //! The rights that the service needs, and no others.
 
-use fusewire::grpc::proto::{ConversationThread, GetContextRequest};
+use fusewire::grpc::proto::{
+    BreakerSettings, ConversationThread, Disposition, GetContextRequest, ListBreakersRequest, Mode, Outcome,
+    RenewPermitRequest,
+};
 
 use super::{options, serves};
 use crate::support::{
+    breakers::{Breakers, assert_did, half_of_the_last, trial_of},
     fusewire::Fusewire,
     redis_options::RedisOptions,
     redis_server::RedisServer,
@@ -15,7 +19,13 @@ use crate::support::{
 /// What a user of the service may do at least: its own scripts and what those run. Connecting needs no right.
 const LEAST: &str = "-@all +ping +info +time +set +evalsha +eval +script|load +zrevrangebyscore +zrangebyscore \
     +zscore +select +exists +expire +get +hdel +hexists +hget +hgetall +hlen +hmget +hset +lindex +llen +lpop \
-    +lrange +lset +ltrim +persist +pexpire +pexpireat +pttl +rename +rpush +setex +strlen +unlink +zadd +zrem";
+    +lrange +lset +ltrim +persist +pexpire +pexpireat +pttl +rename +rpush +setex +strlen +unlink +zadd +zrem \
+    +hkeys +xadd +xrange +xrevrange +zcard +zcount +zrange +zremrangebyscore";
+
+/// The keys of the service behind a prefix, as the README names them.
+fn keys(prefix: &str) -> String {
+    format!("~{prefix}conversation_thread* ~{prefix}circuit_breaker* ~{{{prefix}circuit_breaker*")
+}
 
 /// Runs what every rpc runs, and a sweep.
 async fn use_everything(service: &Fusewire) {
@@ -40,6 +50,23 @@ async fn use_everything(service: &Fusewire) {
     threads.touch("rights", None).await.unwrap();
     assert_eq!(threads.owned("ann", 1).await.len(), 2);
     threads.delete("rights").await.unwrap();
+    use_breakers(&Breakers::on([service.channel().await])).await;
+}
+
+async fn use_breakers(breakers: &Breakers) {
+    breakers.set("rights", BreakerSettings { min_reporters: 1, ..half_of_the_last(4) }).await;
+    breakers.tell_all("rights", &[Outcome::Success, Outcome::Failure, Outcome::Failure]).await;
+    breakers.set("rights", trial_of(2)).await;
+    let permit = breakers.begin_trial("rights").await;
+    let request = RenewPermitRequest { permit: Some(permit.clone()), lease: None };
+    assert!(breakers.renew_permit(request).await.unwrap().renewed);
+    assert_did(&breakers.tell(&permit, Outcome::Success).await, Disposition::Applied);
+    breakers.put("rights", Mode::Disabled).await;
+    breakers.reset("rights").await;
+    assert_eq!(breakers.history("rights").await.len(), 4);
+    assert_eq!(breakers.get("rights").await.generation, 4);
+    assert_eq!(breakers.list_breakers(ListBreakersRequest::default()).await.unwrap().breakers.len(), 1);
+    breakers.delete("rights").await;
 }
 
 async fn suffices(rules: &str, prefix: &str) {
@@ -58,18 +85,18 @@ async fn suffices(rules: &str, prefix: &str) {
 }
 
 #[tokio::test]
-async fn keys_of_threads_suffice() {
-    suffices("~conversation_thread* +@all", "").await;
+async fn the_keys_that_the_readme_names_suffice() {
+    suffices(&format!("{} +@all", keys("")), "").await;
 }
 
 #[tokio::test]
-async fn keys_of_threads_behind_the_prefix_suffice() {
-    suffices("~prod:conversation_thread* +@all", "prod:").await;
+async fn these_keys_behind_the_prefix_suffice() {
+    suffices(&format!("{} +@all", keys("prod:")), "prod:").await;
 }
 
 #[tokio::test]
 async fn a_short_list_of_commands_suffices() {
-    suffices(&format!("~conversation_thread* {LEAST}"), "").await;
+    suffices(&format!("{} {LEAST}", keys("")), "").await;
 }
 
 #[tokio::test]
@@ -77,7 +104,7 @@ async fn the_commands_that_the_readme_names_suffice() {
     let readme = include_str!("../../../README.md");
     let rules =
         readme.split('`').find(|code| code.starts_with("+@connection ")).expect("the rules in README.md");
-    suffices(&format!("~conversation_thread* -@all {}", rules.replace('\n', " ")), "").await;
+    suffices(&format!("{} -@all {}", keys(""), rules.replace('\n', " ")), "").await;
 }
 
 #[tokio::test]
@@ -98,6 +125,7 @@ async fn no_command_of_the_list_is_superfluous() {
         "zrevrangebyscore",
         "zrangebyscore",
         "zscore",
+        "zrange",
         "select",
         "get",
     ];
