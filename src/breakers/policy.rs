@@ -8,7 +8,7 @@
 //! - CLOSED opens when a rule holds: failures in a row; the share of failures or of slow calls, once enough calls are
 //!   in the window; a provider that asks for a pause. The longest of the reasons' durations counts.
 //! - OPEN becomes HALF_OPEN when somebody acquires at `open_until` or later, or CLOSED where no trial calls are wanted.
-//! - HALF_OPEN closes or opens again by the results of its trial calls. The verdict is over N results, see [`trial_size`]:
+//! - HALF_OPEN closes or opens again by the results of its trial calls. The verdict is over N results (`trial_size`):
 //!   OPEN as soon as failures or slow calls reach their share of N or a provider asks for a pause, CLOSED when N results
 //!   are in.
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fusewire::grpc::proto::{
-    GetBreakerRequest, ListTransitionsRequest, Mode,
-    Outcome::{Failure, Success},
+    GetBreakerRequest, ListBreakersRequest, ListTransitionsRequest, Mode,
+    Outcome::{Cancelled, Failure, InvalidRequest, Success},
     OverrideBreakerRequest, ResetBreakerRequest, State, TripBreakerRequest,
 };
 use tonic::{Code, Status};
@@ -16,6 +16,7 @@ use super::{
 use crate::support::{
     breakers::{Breakers, after, asking, assert_stands, configuring, in_a_row, unpermitted},
     deployment::{Deployment, Store},
+    raw::Raw,
     threads::{assert_refused, told},
 };
 
@@ -119,4 +120,45 @@ async fn a_full_redis_refuses_what_would_grow_and_writes_nothing() {
     raw.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert!(breakers.ask("full-due").await.admitted);
     assert_eq!(after(breakers.tell_all("full", &[Failure]).await).calls, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_breaker_does_not_hide_the_others_from_a_list() {
+    let on = Deployment::start(Store::Redis).await;
+    let (breakers, raw) = (on.breakers(), on.raw().await);
+    for key in ["a", "b", "c"] {
+        breakers.tell_all(key, &[Success]).await;
+    }
+    raw.run(&["HSET", "circuit_breaker:a", "state", "AJAR"]).await;
+    raw.run(&["ZADD", "circuit_breakers", "1", "no key of ours"]).await;
+    let listed = breakers.list_breakers(ListBreakersRequest::default()).await.expect("a list").breakers;
+    assert_eq!(listed.iter().map(|breaker| breaker.model_key.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_cannot_be_read_leave_the_policy_in_force_and_can_be_set_anew() {
+    let on = Deployment::start(Store::Redis).await;
+    let (breakers, raw) = (on.breakers(), on.raw().await);
+    let stored = &names(&on, "unreadable")[3];
+    raw.run(&["HSET", stored, "revision", "by hand", "open_duration", "0ms"]).await;
+    assert!(breakers.ask("unreadable").await.admitted);
+    let policy = breakers.get("unreadable").await.settings.expect("settings");
+    assert_eq!(policy.consecutive_failures, 5, "of the policy llm");
+    breakers.set("unreadable", in_a_row(1)).await;
+    assert_stands(&after(breakers.tell_all("unreadable", &[Failure]).await), State::Open, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neutral_reports_leave_no_seconds_in_the_window() {
+    let on = Deployment::start(Store::Redis).await;
+    let (breakers, raw) = (on.breakers(), on.raw().await);
+    breakers.tell_all("neutral", &[Cancelled, InvalidRequest]).await;
+    let window = &names(&on, "neutral")[1];
+    let seconds = async |raw: &Raw| {
+        let fields: Vec<String> = raw.get(&["HKEYS", window]).await;
+        fields.into_iter().filter(|field| field.parse::<u64>().is_ok()).count()
+    };
+    assert_eq!(seconds(&raw).await, 0);
+    breakers.tell_all("neutral", &[Success]).await;
+    assert_eq!(seconds(&raw).await, 1);
 }

@@ -24,10 +24,21 @@ on_every_store_and_on_a_pair!(
     a_token_of_a_breaker_that_is_gone_is_stale,
     a_token_belongs_to_its_request,
     the_last_thousand_changes_are_kept,
+    nothing_is_after_the_last_generation,
 );
 
 fn listing(key: &str) -> ListTransitionsRequest {
     ListTransitionsRequest { model_key: key.into(), ..Default::default() }
+}
+
+async fn nothing_is_after_the_last_generation(on: &Deployment) {
+    let breakers = on.breakers();
+    breakers.trip("last", Duration::from_mins(1)).await;
+    for after_generation in [1, 100_000_000_000_000, i64::MAX] {
+        let request = ListTransitionsRequest { after_generation, ..listing("last") };
+        let page = breakers.list_transitions(request).await.expect("a page");
+        assert!(page.transitions.is_empty() && page.next_page_token.is_empty(), "{after_generation}");
+    }
 }
 
 fn generations(transitions: &[Transition]) -> Vec<i64> {
