@@ -289,6 +289,24 @@ pub struct Snapshot {
     pub last_failure: Option<Timestamp>,
 }
 
+impl Snapshot {
+    /// Who decides at a moment: an override that has ended decides no more.
+    pub fn mode_at(&self, now: Timestamp) -> Mode {
+        let end = self.mode_override.as_ref().and_then(|stands| stands.expire_time);
+        if end.is_some_and(|end| now >= end) { Mode::Automatic } else { self.mode }
+    }
+
+    /// Whether a permit of this position is not stale. One that was given before the key had stored state stays current
+    /// while nothing has changed.
+    pub fn is_current(&self, position: &Position) -> bool {
+        let is_first = |position: &Position| position.generation == 0;
+        let is_unborn = position.epoch.is_empty() && is_first(position) && is_first(&self.position);
+        let is_here = position.epoch == self.position.epoch
+            && (self.fence..=self.position.generation).contains(&position.generation);
+        is_unborn || is_here
+    }
+}
+
 /// What was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {

@@ -23,7 +23,7 @@ use super::{
     store::{Change, LeaseRequest, LeaseResult, Leased, Listed, Terms, Told},
 };
 use crate::{
-    call::{Answer, Call, Source},
+    call::{Answer, Call},
     error::{Error, Result},
     shutdown::Shutdown,
 };
@@ -98,14 +98,6 @@ impl<S: BreakerStore> Engine<S> {
     /// Answers from the store.
     fn answer<T>(&self, value: T) -> Answer<T> {
         Answer { value, source: self.0.store.source() }
-    }
-
-    /// Refuses what must not be answered from memory.
-    fn check_source(&self, call: &Call, what: &'static str) -> Result<()> {
-        match self.0.store.source() {
-            Source::Local { .. } if call.require_shared => Err(Error::NeedsShared(what)),
-            Source::Local { .. } | Source::Shared => Ok(()),
-        }
     }
 
     /// Runs a mechanism with the settings in force: those that are known, or those that the store says hold instead.
@@ -271,12 +263,10 @@ fn lease_of(view: &View, result: LeaseResult, id: &str) -> Option<Lease> {
 
 impl<S: BreakerStore> Breakers for Engine<S> {
     async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {
-        self.check_source(call, "acquire with require_shared")?;
         Ok(self.answer(self.admit(call, acquire).await?))
     }
 
     async fn acquire_first(&self, call: &Call, first: &AcquireFirst) -> Result<Answer<AcquiredFirst>> {
-        self.check_source(call, "acquire with require_shared")?;
         let mut rejections = Vec::new();
         if let Some(request_id) = first.request_id.as_deref().filter(|_| first.keys.len() > 1) {
             let permit = self.find_permit(call, &first.keys, request_id).await?;
@@ -310,7 +300,7 @@ impl<S: BreakerStore> Breakers for Engine<S> {
                 (view, Some(lease))
             }
         };
-        let is_current = policy::is_current(&view.snapshot, &permit.position);
+        let is_current = view.snapshot.is_current(&permit.position);
         let permit = is_current.then(|| Permit { lease, ..permit.clone() });
         Ok(self.answer(Renewed { permit }))
     }
@@ -325,7 +315,6 @@ impl<S: BreakerStore> Breakers for Engine<S> {
     }
 
     async fn inspect(&self, call: &Call, key: &ModelKey) -> Result<Answer<Inspected>> {
-        self.check_source(call, "a read with require_shared")?;
         let load = async |terms: Terms| self.0.store.load(call, key, &terms, true).await;
         let ((view, history), terms) = self.on_terms(key, load).await?;
         let breaker = self.describe(key, &view, &terms);

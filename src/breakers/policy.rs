@@ -41,23 +41,9 @@ pub struct Cause {
     pub detail: String,
 }
 
-/// Who decides, at the view's moment: an override that has ended decides no more.
-pub fn mode(view: &View) -> Mode {
-    let ended = |at: Timestamp| view.now >= at;
-    match &view.snapshot.mode_override {
-        Some(stands) if stands.expire_time.is_some_and(ended) => Mode::Automatic,
-        Some(_) | None => view.snapshot.mode,
-    }
-}
-
-/// Whether a permit of this position is not stale. One that was given before the key had stored state stays current
-/// while nothing has changed.
-pub fn is_current(snapshot: &Snapshot, position: &Position) -> bool {
-    let is_first = |position: &Position| position.generation == 0;
-    let is_unborn = position.epoch.is_empty() && is_first(position) && is_first(&snapshot.position);
-    let is_here = position.epoch == snapshot.position.epoch
-        && (snapshot.fence..=snapshot.position.generation).contains(&position.generation);
-    is_unborn || is_here
+/// Who decides, at the view's moment.
+fn mode(view: &View) -> Mode {
+    view.snapshot.mode_at(view.now)
 }
 
 /// The change that must happen now, if one must. `chance` in [0, 1) is what jitter is made of.

@@ -208,15 +208,15 @@ fn a_trial_that_takes_too_long_opens_again_for_longer() {
 fn permits_of_another_epoch_or_before_the_fence_are_stale() {
     let snapshot = view(State::Closed).snapshot;
     let position = |epoch: &str, generation| Position { epoch: epoch.into(), generation };
-    let current = |epoch, generation| is_current(&snapshot, &position(epoch, generation));
+    let current = |epoch, generation| snapshot.is_current(&position(epoch, generation));
     assert!(current("e", 5) && current("e", 6) && current("e", 7));
     assert!(!current("e", 4) && !current("e", 8) && !current("f", 7) && !current("", 0));
     let mut first = snapshot.clone();
     (first.position.generation, first.fence) = (0, 0);
-    assert!(is_current(&first, &position("", 0)) && is_current(&first, &position("e", 0)));
-    assert!(!is_current(&first, &position("f", 0)));
-    assert!(is_current(&Snapshot::default(), &Position::default()));
-    assert!(!is_current(&Snapshot::default(), &position("e", 0)));
+    assert!(first.is_current(&position("", 0)) && first.is_current(&position("e", 0)));
+    assert!(!first.is_current(&position("f", 0)));
+    assert!(Snapshot::default().is_current(&Position::default()));
+    assert!(!Snapshot::default().is_current(&position("e", 0)));
 }
 
 #[test]

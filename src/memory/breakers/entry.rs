@@ -30,7 +30,7 @@ impl Entry {
         self.settings.is_none()
             && self.incarnation.as_ref().is_none_or(|incarnation| {
                 let snapshot = incarnation.snapshot();
-                snapshot.state == State::Closed && mode(snapshot, now) == Mode::Automatic
+                snapshot.state == State::Closed && snapshot.mode_at(now) == Mode::Automatic
             })
     }
 
@@ -102,7 +102,7 @@ impl Entry {
     }
 
     pub(super) fn record(&mut self, batch: &Batch, at: At, epoch: impl FnOnce() -> String) -> Recorded {
-        let has_ended = |found: &Incarnation| found.snapshot().mode != mode(found.snapshot(), at.now);
+        let has_ended = |found: &Incarnation| found.snapshot().mode != found.snapshot().mode_at(at.now);
         if self.incarnation.as_ref().is_some_and(has_ended) {
             return Recorded { view: self.view(at), groups: Vec::new(), longest_run: 0 };
         }
@@ -131,7 +131,7 @@ impl Entry {
         let result = match self.incarnation.as_mut().filter(|found| is_leasing(found.snapshot(), at.now)) {
             None => LeaseResult::NotLeasing,
             Some(incarnation) => {
-                let is_stale = matches!(request, LeaseRequest::Renew(position) if !is_current(incarnation.snapshot(), position));
+                let is_stale = matches!(request, LeaseRequest::Renew(position) if !incarnation.snapshot().is_current(position));
                 // One that is stale brings the leases to the present, and no more.
                 let request = if is_stale { LeaseRequest::Find } else { request };
                 let result = incarnation.lease(request, id, end, terms, at);
@@ -143,7 +143,7 @@ impl Entry {
 
     pub(super) fn settle(&mut self, settlement: &Settlement, terms: &BreakerSettings, at: At) -> Settled {
         let takes = |found: &&mut Incarnation| {
-            is_current(found.snapshot(), &settlement.position) && is_leasing(found.snapshot(), at.now)
+            found.snapshot().is_current(&settlement.position) && is_leasing(found.snapshot(), at.now)
         };
         let disposition = match self.incarnation.as_mut().filter(takes) {
             None => Disposition::Stale,
@@ -171,29 +171,15 @@ impl Entry {
     }
 }
 
-/// Who decides now: an override that has ended does not.
-fn mode(snapshot: &Snapshot, now: Timestamp) -> Mode {
-    let end = snapshot.mode_override.as_ref().and_then(|set| set.expire_time);
-    if end.is_some_and(|end| end <= now) { Mode::Automatic } else { snapshot.mode }
-}
-
 fn is_leasing(snapshot: &Snapshot, now: Timestamp) -> bool {
-    snapshot.state == State::HalfOpen && mode(snapshot, now) == Mode::Automatic
-}
-
-/// Whether a position is of the present state. One of a key without state is of whichever state came first.
-fn is_current(snapshot: &Snapshot, position: &Position) -> bool {
-    let stands = &snapshot.position;
-    let is_of_epoch = position.epoch == stands.epoch
-        || (position.epoch.is_empty() && position.generation == 0 && stands.generation == 0);
-    is_of_epoch && (snapshot.fence..=stands.generation).contains(&position.generation)
+    snapshot.state == State::HalfOpen && snapshot.mode_at(now) == Mode::Automatic
 }
 
 fn judge(snapshot: &Snapshot, position: Option<&Position>, now: Timestamp) -> Disposition {
-    if position.is_some_and(|position| !is_current(snapshot, position)) {
+    if position.is_some_and(|position| !snapshot.is_current(position)) {
         return Disposition::Stale;
     }
-    match mode(snapshot, now) {
+    match snapshot.mode_at(now) {
         Mode::ForcedOpen | Mode::Disabled => Disposition::Neutral,
         Mode::MetricsOnly => Disposition::Applied,
         Mode::Automatic if snapshot.state == State::Closed => Disposition::Applied,
