@@ -55,3 +55,25 @@ impl<T> Answer<T> {
         Self { value, source: Source::Local { as_of: None } }
     }
 }
+
+/// How this instance serves at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServingMode {
+    /// Redis answers.
+    Shared,
+    /// Redis is unreachable; memory answers what it honestly can.
+    Degraded,
+    /// Redis is back; what memory accepted is being merged.
+    Reconciling,
+    /// Redis is switched off; memory is the only truth.
+    Local,
+}
+
+/// How this instance serves, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serving {
+    /// How.
+    pub mode: ServingMode,
+    /// Since when, by this machine's clock.
+    pub since: Timestamp,
+}

@@ -19,6 +19,7 @@
 //! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation
 //! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
 //!                      an outage
+//! doorbell             whether changes in Redis are noticed at once
 //! error, clock, call   what went wrong, what time it is, and what travels with every request
 //! shutdown, telemetry  the token and tracker that end everything; the log
 //! ```
@@ -68,6 +69,7 @@
 pub mod breakers;
 pub mod call;
 pub mod clock;
+pub mod doorbell;
 pub mod error;
 pub mod fallback;
 pub mod grpc;

@@ -7,12 +7,14 @@ use crate::{
     error::{Result, Violation},
 };
 
+pub mod bells;
 pub mod context;
 pub mod copies;
 mod ids;
 mod message;
 mod store;
 
+pub use bells::{ThreadBell, ThreadBells};
 pub use ids::{MAX_ID, MAX_NEW_ID, MessageId, Owner, RequestId, ThreadId};
 pub use message::{Digest, Message, NewMessage, Revise, Role, StoredMessage, ToolRef};
 pub use store::ThreadStore;

@@ -7,19 +7,20 @@ use std::{
 };
 
 /// For each part of the crate, the parts that it may name.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("error", &[]),
     ("clock", &[]),
     ("call", &["clock"]),
+    ("doorbell", &[]),
     ("shutdown", &[]),
     ("settings", &["breakers"]),
     ("telemetry", &["settings"]),
-    ("threads", &["error", "clock", "call"]),
-    ("breakers", &["error", "clock", "call", "shutdown"]),
+    ("threads", &["error", "clock", "call", "doorbell"]),
+    ("breakers", &["error", "clock", "call", "doorbell", "shutdown"]),
     ("memory", &["threads", "breakers", "error", "clock", "call"]),
-    ("redis", &["threads", "breakers", "error", "clock", "call", "settings"]),
+    ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings"]),
     ("fallback", &["threads", "breakers", "error", "clock", "call"]),
-    ("grpc", &["threads", "breakers", "error", "clock", "call", "shutdown"]),
+    ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown"]),
 ];
 
 /// What only some parts may name at all.
