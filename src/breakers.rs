@@ -8,12 +8,14 @@ use std::{fmt, time::Duration};
 use crate::clock::Timestamp;
 
 pub mod engine;
+pub mod feed;
 pub mod key;
 pub mod operations;
 pub mod policies;
 pub mod policy;
 pub mod settings;
 pub mod store;
+pub mod watch;
 
 pub use engine::Engine;
 pub use key::ModelKey;

@@ -34,13 +34,20 @@ pub struct Doorbell {
     began: Instant,
     /// When the newest ring of our own that was heard had been sent, in ms since it began, plus one; 0: none counts.
     heard: AtomicU64,
+    /// How often it began to ring.
+    era: AtomicU64,
 }
 
 impl Doorbell {
     /// A doorbell that does not ring yet.
     pub fn new() -> Self {
         let notices = Notices::Polling("not subscribed yet".into());
-        Self { notices: watch::Sender::new(notices), began: Instant::now(), heard: AtomicU64::new(0) }
+        Self {
+            notices: watch::Sender::new(notices),
+            began: Instant::now(),
+            heard: AtomicU64::new(0),
+            era: AtomicU64::new(0),
+        }
     }
 
     /// Whether every change until a moment ago has rung: this process rang itself at most [`TRUSTED_FOR`] ago, and
@@ -48,6 +55,11 @@ impl Doorbell {
     pub fn is_trusted(&self) -> bool {
         let heard = self.heard.load(Ordering::Acquire);
         heard > 0 && self.millis(Instant::now()).saturating_sub(heard - 1) < millis(TRUSTED_FOR)
+    }
+
+    /// Counts how often it began to ring. What was asked for in an earlier era may have changed while it was silent.
+    pub fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
     }
 
     /// How changes are noticed now.
@@ -62,11 +74,15 @@ impl Doorbell {
 
     /// Notes that a ring of our own was heard that had been sent then. Says whether the doorbell had not rung before.
     pub fn hear(&self, sent: Instant) -> bool {
+        // The era begins before anything counts as heard in it.
+        let begins = *self.notices.borrow() != Notices::Keyspace;
+        if begins {
+            self.era.fetch_add(1, Ordering::AcqRel);
+        }
         self.heard.store(self.millis(sent) + 1, Ordering::Release);
         self.notices.send_if_modified(|notices| {
-            let is_new = *notices != Notices::Keyspace;
             *notices = Notices::Keyspace;
-            is_new
+            begins
         })
     }
 

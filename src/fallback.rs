@@ -25,9 +25,11 @@ use crate::{
 
 mod breakers;
 mod reachability;
+mod watch;
 
 pub use breakers::FallbackBreakers;
 pub use reachability::{Guarded, Reachability, State};
+pub use watch::FallbackWatch;
 
 /// Threads on a shared store, with copies in memory for its outages.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::{
-    breakers::{Breakers, Engine},
+    breakers::{BreakerStore, Breakers, Engine},
     clock::{SystemClock, fresh_id},
+    doorbell::Doorbell,
     error::{Error, Result},
     fallback::{Fallback, FallbackBreakers, Reachability, State},
     grpc::{self, Listen, Listener, Options},
@@ -57,7 +58,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         info!("redis is switched off: threads and breakers live in this process's memory alone");
         let store = MemoryThreads::new(SystemClock, limits, settings.memory.max_bytes);
         let breakers = MemoryBreakers::new(SystemClock, max_breakers).of_instance(instance.as_str().into());
-        let breakers = Engine::new(breakers, policies, &instance, shutdown.clone());
+        let breakers = Engine::new(breakers, policies, &instance, None, shutdown.clone());
+        start(&breakers, &shutdown);
         return serve(settings, Arc::new(store), Arc::new(breakers), None, shutdown).await;
     }
 
@@ -73,9 +75,12 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     );
     let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
     let shared = RedisBreakers::new(redis.clone(), &instance);
-    let shared = Engine::new(shared, policies, &instance, shutdown.clone());
+    let doorbell = Arc::new(Doorbell::new());
+    let shared = Engine::new(shared, policies, &instance, Some(Arc::clone(&doorbell)), shutdown.clone());
+    start(&shared, &shutdown);
     let local = MemoryBreakers::new(redis.clock(), max_breakers).of_instance(instance.as_str().into());
     let local = Engine::in_place_of(&shared, local);
+    start(&local, &shutdown);
     let clock = Arc::new(redis.clock());
     let breakers = FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), clock);
     let probe = move || {
@@ -94,6 +99,12 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     shutdown.spawn("probe", async move { watched.run(token, probe, on_change).await });
     let is_reachable = follow(&reachability, &shutdown);
     serve(settings, Arc::new(store), Arc::new(breakers), Some(is_reachable), shutdown).await
+}
+
+/// Has an engine do what it does by itself.
+fn start<S: BreakerStore>(engine: &Engine<S>, shutdown: &Shutdown) {
+    let (engine, token) = (engine.clone(), shutdown.token());
+    shutdown.spawn("breakers", async move { engine.run(token).await });
 }
 
 /// Says hello to Redis, and tells how that went.

@@ -5,32 +5,46 @@
 
 use std::{
     future::Future,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::join_all, stream};
+use futures_util::{StreamExt, stream};
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use self::{known::Known, reports::Flights};
+use self::{known::Known, reports::Flights, timers::Timers};
 use super::{
-    BreakerStore, Breakers, Lease, ModelKey, Permit, Policies, Position, State, View,
+    BreakerStore, Breakers, ModelKey, Permit, Policies, Position, State, View,
+    feed::{Feed, Seen},
     operations::{
         Acquire, AcquireFirst, Acquired, AcquiredFirst, Breaker, BreakersPage, BreakersQuery, Configure,
         Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
     },
     policy::{self, Cause},
-    store::{Change, LeaseRequest, LeaseResult, Leased, Listed, Terms, Told},
+    store::{Change, Listed, Terms, Told},
+    watch::Watch,
 };
 use crate::{
     call::{Answer, Call},
+    doorbell::Doorbell,
     error::{Error, Result},
     shutdown::Shutdown,
 };
 
+mod admission;
+mod follow;
 mod known;
+mod lookout;
 mod operators;
 mod reports;
+mod timers;
+mod watch;
+
+pub use watch::EngineWatch;
 
 /// So many times somebody else may change a breaker under one request.
 const ATTEMPTS: usize = 32;
@@ -48,6 +62,15 @@ struct Inner<S> {
     store: S,
     known: Known,
     flights: Flights,
+    /// What is known of breakers that are watched, or asked for again and again.
+    feed: Feed,
+    /// Whether changes ring; none where this process alone makes them.
+    doorbell: Option<Arc<Doorbell>>,
+    /// Tasks that read back what has changed.
+    readers: AtomicUsize,
+    timers: Timers,
+    /// Told when the lookout has something to do at once.
+    lookout: Notify,
     /// The name of this process in batches of reports.
     instance: Arc<str>,
     /// The number of the last batch of reports.
@@ -62,23 +85,41 @@ impl<S> Clone for Engine<S> {
 }
 
 impl<S: BreakerStore> Engine<S> {
-    /// Breakers on `store`, which `policies` hold for where no settings are stored. `instance` names this process,
-    /// another one at each start; its tasks run on `shutdown`.
-    pub fn new(store: S, policies: Policies, instance: &str, shutdown: Shutdown) -> Self {
-        Self::with(store, Known::new(move |key| policies.settings_of(key)), instance, shutdown)
+    /// Breakers on `store`, which `policies` hold for where no settings are stored. Changes by others ring `doorbell`; none
+    /// where there are no others. `instance` names this process, another one at each start; its tasks run on `shutdown`.
+    /// Nothing happens by itself unless [`Engine::run`] does.
+    pub fn new(
+        store: S,
+        policies: Policies,
+        instance: &str,
+        doorbell: Option<Arc<Doorbell>>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self::with(store, Known::new(move |key| policies.settings_of(key)), instance, doorbell, shutdown)
     }
 
     /// Breakers on `store` in the place of `shared`, whose settings hold as far as they are known.
     pub fn in_place_of<T: BreakerStore>(shared: &Engine<T>, store: S) -> Self {
         let (known, instance, shutdown) = (shared.clone(), &*shared.0.instance, shared.0.shutdown.clone());
-        Self::with(store, Known::new(move |key| known.0.known.terms(key).settings), instance, shutdown)
+        Self::with(store, Known::new(move |key| known.0.known.terms(key).settings), instance, None, shutdown)
     }
 
-    fn with(store: S, known: Known, instance: &str, shutdown: Shutdown) -> Self {
+    fn with(
+        store: S,
+        known: Known,
+        instance: &str,
+        doorbell: Option<Arc<Doorbell>>,
+        shutdown: Shutdown,
+    ) -> Self {
         Self(Arc::new(Inner {
             store,
             known,
             flights: Flights::default(),
+            feed: Feed::default(),
+            doorbell,
+            readers: AtomicUsize::new(0),
+            timers: Timers::default(),
+            lookout: Notify::new(),
             instance: instance.into(),
             batches: AtomicU64::new(0),
             shutdown,
@@ -90,9 +131,15 @@ impl<S: BreakerStore> Engine<S> {
         &self.0.store
     }
 
-    /// Forgets the settings that were in force, and the calls that were rejected.
+    /// Forgets the settings that were in force, the calls that were rejected, and what was seen of breakers.
     pub fn forget(&self) {
         self.0.known.clear();
+        self.0.feed.clear();
+    }
+
+    /// What is known of the breakers that are followed.
+    pub fn feed(&self) -> &Feed {
+        &self.0.feed
     }
 
     /// Answers from the store.
@@ -119,6 +166,7 @@ impl<S: BreakerStore> Engine<S> {
     async fn load(&self, call: &Call, key: &ModelKey) -> Result<(View, Terms)> {
         let load = async |terms: Terms| self.0.store.load(call, key, &terms, false).await;
         let ((view, _), terms) = self.on_terms(key, load).await?;
+        self.notice(key, &view, &terms);
         Ok((view, terms))
     }
 
@@ -146,6 +194,7 @@ impl<S: BreakerStore> Engine<S> {
         } else {
             debug!(breaker = %key, %to, %reason, generation, "breaker was changed by another first");
         }
+        self.notice(key, &changed.view, &terms);
         Ok((changed.won, changed.view, terms))
     }
 
@@ -173,60 +222,9 @@ impl<S: BreakerStore> Engine<S> {
         policy::describe(key, view, &terms.settings, rejected)
     }
 
-    async fn lease(
-        &self,
-        call: &Call,
-        key: &ModelKey,
-        request: LeaseRequest<'_>,
-        (id, length): (&str, Option<Duration>),
-    ) -> Result<(Leased, Terms)> {
-        let lease = async |terms: Terms| {
-            let length = length.unwrap_or(terms.settings.permit_lease);
-            self.0.store.lease(call, key, &terms, request, (id, length)).await
-        };
-        self.on_terms(key, lease).await
-    }
-
-    /// Asks until nothing is due any more, and then decides.
-    async fn admit(&self, call: &Call, acquire: &Acquire) -> Result<Acquired> {
-        let key = &acquire.key;
-        let id = acquire.request_id.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
-        let cause = Cause { acquires: true, ..Cause::default() };
-        for _ in 0..ATTEMPTS {
-            let (Leased { view, result }, terms) =
-                self.lease(call, key, LeaseRequest::Grant, (&id, acquire.lease)).await?;
-            if let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) {
-                self.offer(call, key, terms, &change).await?;
-                continue;
-            }
-            let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
-            let admission = policy::admission(&view, &terms.settings, result);
-            if let Some(rejection) = admission.rejection(key, state) {
-                self.0.known.count_rejection(key, &position);
-                return Ok(rejection.into());
-            }
-            let lease = lease_of(&view, result, &id);
-            return Ok(Acquired::Admitted { permit: Permit { key: key.clone(), position, lease }, state });
-        }
-        Err(Error::BreakerChanged { key: key.to_string() })
-    }
-
-    /// The permit that a request before this one was given in a trial, so that its retry takes no second one.
-    async fn find_permit(
-        &self,
-        call: &Call,
-        keys: &[ModelKey],
-        request_id: &str,
-    ) -> Result<Option<(usize, Permit)>> {
-        let looks = keys.iter().map(|key| self.lease(call, key, LeaseRequest::Find, (request_id, None)));
-        for ((index, key), looked) in keys.iter().enumerate().zip(join_all(looks).await) {
-            let (Leased { view, result }, _) = looked?;
-            if let Some(lease) = lease_of(&view, result, request_id) {
-                let position = view.snapshot.position;
-                return Ok(Some((index, Permit { key: key.clone(), position, lease: Some(lease) })));
-            }
-        }
-        Ok(None)
+    /// Tells a breaker as it was seen.
+    fn tell(&self, key: &ModelKey, seen: &Seen) -> Breaker {
+        self.describe(key, &seen.present(), &seen.terms)
     }
 
     /// Reads a breaker of the list; none if it has no state any more, or cannot be read: one that is damaged must not
@@ -251,58 +249,23 @@ impl<S: BreakerStore> Engine<S> {
     }
 }
 
-/// The lease that a live one is.
-fn lease_of(view: &View, result: LeaseResult, id: &str) -> Option<Lease> {
-    match result {
-        LeaseResult::Live(until) => {
-            Some(Lease { id: id.to_owned(), expire_time: Some(until), length: until.since(view.now) })
-        }
-        LeaseResult::Full | LeaseResult::Settled | LeaseResult::Absent | LeaseResult::NotLeasing => None,
-    }
-}
-
 impl<S: BreakerStore> Breakers for Engine<S> {
+    type Watch = EngineWatch<S>;
+
+    fn watch(&self, watch: Watch) -> Result<EngineWatch<S>> {
+        Ok(EngineWatch::new(self.clone(), watch))
+    }
+
     async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {
         Ok(self.answer(self.admit(call, acquire).await?))
     }
 
     async fn acquire_first(&self, call: &Call, first: &AcquireFirst) -> Result<Answer<AcquiredFirst>> {
-        let mut rejections = Vec::new();
-        if let Some(request_id) = first.request_id.as_deref().filter(|_| first.keys.len() > 1) {
-            let permit = self.find_permit(call, &first.keys, request_id).await?;
-            if permit.is_some() {
-                return Ok(self.answer(AcquiredFirst { permit, rejections }));
-            }
-        }
-        for (index, key) in first.keys.iter().enumerate() {
-            let acquire =
-                Acquire { key: key.clone(), lease: first.lease, request_id: first.request_id.clone() };
-            match self.admit(call, &acquire).await? {
-                Acquired::Admitted { permit, .. } => {
-                    return Ok(self.answer(AcquiredFirst { permit: Some((index, permit)), rejections }));
-                }
-                Acquired::Rejected(rejection) => rejections.push(rejection),
-            }
-        }
-        Ok(self.answer(AcquiredFirst { permit: None, rejections }))
+        Ok(self.answer(self.admit_first(call, first).await?))
     }
 
     async fn renew(&self, call: &Call, permit: &Permit, length: Option<Duration>) -> Result<Answer<Renewed>> {
-        let key = &permit.key;
-        let (view, lease) = match &permit.lease {
-            None => (self.load(call, key).await?.0, None),
-            Some(lease) => {
-                let (Leased { view, result }, _) =
-                    self.lease(call, key, LeaseRequest::Renew(&permit.position), (&lease.id, length)).await?;
-                let Some(lease) = lease_of(&view, result, &lease.id) else {
-                    return Ok(self.answer(Renewed { permit: None }));
-                };
-                (view, Some(lease))
-            }
-        };
-        let is_current = view.snapshot.is_current(&permit.position);
-        let permit = is_current.then(|| Permit { lease, ..permit.clone() });
-        Ok(self.answer(Renewed { permit }))
+        Ok(self.answer(self.renew_lease(call, permit, length).await?))
     }
 
     async fn report(&self, _: &Call, report: Report) -> Result<Answer<Reported>> {
@@ -317,6 +280,7 @@ impl<S: BreakerStore> Breakers for Engine<S> {
     async fn inspect(&self, call: &Call, key: &ModelKey) -> Result<Answer<Inspected>> {
         let load = async |terms: Terms| self.0.store.load(call, key, &terms, true).await;
         let ((view, history), terms) = self.on_terms(key, load).await?;
+        self.notice(key, &view, &terms);
         let breaker = self.describe(key, &view, &terms);
         Ok(self.answer(Inspected { breaker, settings: terms.settings, last_transition: history.last }))
     }
@@ -362,6 +326,7 @@ impl<S: BreakerStore> Breakers for Engine<S> {
     async fn delete(&self, call: &Call, key: &ModelKey) -> Result<Answer<()>> {
         self.0.store.remove(call, key).await?;
         self.0.known.forget(key);
+        self.ring(key);
         Ok(self.answer(()))
     }
 

@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use super::{
     BreakerSettings, Counts, Disposition, Mode, ModeOverride, ModelKey, Outcome, Permit, Position,
     RejectionReason, State, Transition,
+    watch::{Event, Watch},
 };
 use crate::{
     call::{Answer, Call},
@@ -54,11 +55,23 @@ pub struct Breaker {
     pub permits_left: u32,
 }
 
+/// How fresh the view must be that admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Admission {
+    /// What this instance knows, while that is current; else as `Shared`.
+    #[default]
+    Cached,
+    /// The store is asked.
+    Shared,
+}
+
 /// A wish to call one model.
 #[derive(Debug, Clone)]
 pub struct Acquire {
     /// Which.
     pub key: ModelKey,
+    /// How fresh the view must be.
+    pub admission: Admission,
     /// Wanted lease, 1 s to 1 h; none: as the settings say.
     pub lease: Option<Duration>,
     /// Makes a retry the same permit.
@@ -97,6 +110,8 @@ pub struct Rejection {
 pub struct AcquireFirst {
     /// In order of preference, 1 to [`MAX_CHOICES`].
     pub keys: Vec<ModelKey>,
+    /// As in [`Acquire`].
+    pub admission: Admission,
     /// As in [`Acquire`].
     pub lease: Option<Duration>,
     /// As in [`Acquire`].
@@ -249,8 +264,23 @@ pub struct TransitionsPage {
     pub more: bool,
 }
 
+/// A watch that is open. It ends when it is dropped.
+pub trait Following: std::fmt::Debug + Send + 'static {
+    /// Waits for the next event; may be dropped at any await, and no event is lost.
+    fn next(&mut self) -> impl Future<Output = Answer<Event>> + Send;
+
+    /// Tells every breaker once more as it is, as a resync with this reason for people, and then goes on.
+    fn begin_again(&mut self, why: &'static str);
+}
+
 /// What callers may ask of breakers.
 pub trait Breakers: std::fmt::Debug + Send + Sync + 'static {
+    /// A watch on these breakers.
+    type Watch: Following;
+
+    /// Watches breakers. Nothing is read before the watch is asked for its first event.
+    fn watch(&self, watch: Watch) -> Result<Self::Watch>;
+
     /// Asks whether a model may be called now.
     fn acquire(
         &self,

@@ -7,7 +7,8 @@
 //!
 //! - CLOSED opens when a rule holds: failures in a row; the share of failures or of slow calls, once enough calls are
 //!   in the window; a provider that asks for a pause. The longest of the reasons' durations counts.
-//! - OPEN becomes HALF_OPEN when somebody acquires at `open_until` or later, or CLOSED where no trial calls are wanted.
+//! - OPEN becomes HALF_OPEN when somebody acquires at `open_until` or later, or by itself then with
+//!   `automatic_half_open`; or CLOSED where no trial calls are wanted. [`deadline`] says when to look again.
 //! - HALF_OPEN closes or opens again by the results of its trial calls. The verdict is over N results (`trial_size`):
 //!   OPEN as soon as failures or slow calls reach their share of N or a provider asks for a pause, CLOSED when N results
 //!   are in.
@@ -88,7 +89,7 @@ fn leave_open(view: &View, settings: &BreakerSettings, cause: &Cause) -> Option<
     if view.now < snapshot.since {
         return Some(Change { open_for: Some(until.since(snapshot.since)), ..reanchored(view) });
     }
-    if !cause.acquires || view.now < until {
+    if !(cause.acquires || settings.automatic_half_open) || view.now < until {
         return None;
     }
     match settings.half_open_permits {
@@ -249,6 +250,19 @@ fn illegal(key: &ModelKey, view: &View, what: &'static str) -> Error {
     Error::IllegalTransition { key: key.to_string(), mode: mode(view).as_str(), what }
 }
 
+/// When something is due by time alone, if nothing happens before.
+pub fn deadline(view: &View, settings: &BreakerSettings) -> Option<Timestamp> {
+    let snapshot = &view.snapshot;
+    if snapshot.mode != Mode::Automatic {
+        return snapshot.mode_override.as_ref().and_then(|stands| stands.expire_time);
+    }
+    match snapshot.state {
+        State::Closed => None,
+        State::Open => settings.automatic_half_open.then(|| open_until(snapshot, settings)),
+        State::HalfOpen => settings.half_open_max_wait.map(|most| snapshot.since.plus(most)),
+    }
+}
+
 fn override_ended(view: &View) -> Change {
     let detail = "the override ended".to_owned();
     Change { mode: Mode::Automatic, empties: true, detail, ..stays(view, Reason::Override) }
@@ -279,6 +293,7 @@ fn stays(view: &View, reason: Reason) -> Change {
         empties: false,
         open_for: None,
         reanchors: false,
+        begins_epoch: false,
         attempts: snapshot.attempts,
         override_for: None,
         outcome: None,
@@ -388,5 +403,8 @@ fn rate(part: i64, counts: &Counts, quorum: i64) -> Option<f64> {
     (counts.calls >= quorum && counts.calls > 0).then(|| part as f64 * 100.0 / counts.calls as f64)
 }
 
+mod repair;
 #[cfg(test)]
 mod tests;
+
+pub use repair::{lost, taken_over};

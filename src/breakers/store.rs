@@ -7,7 +7,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{
-    BreakerSettings, Disposition, History, Log, Mode, ModelKey, Outcome, Position, Reason, State, View,
+    BreakerSettings, Disposition, History, Log, Mode, ModelKey, Outcome, Position, Reason, Snapshot, State,
+    Transition, View,
 };
 use crate::{
     call::{Call, Source},
@@ -184,6 +185,8 @@ pub struct Change {
     pub open_for: Option<Duration>,
     /// Whether `since` moves to now although no state begins: the clock went back.
     pub reanchors: bool,
+    /// Whether an epoch begins as well, with this change as its first: the store lost changes of the one before.
+    pub begins_epoch: bool,
     /// `attempts` afterwards.
     pub attempts: u32,
     /// How long an override lasts; only with a mode other than AUTOMATIC.
@@ -205,6 +208,38 @@ pub struct Changed {
     pub won: bool,
     /// The breaker afterwards.
     pub view: View,
+}
+
+/// What is read back of a breaker that has changed, all of one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Followed {
+    /// The breaker.
+    pub view: View,
+    /// The newest changes in its log, oldest first and contiguous: those after the position asked for as far as there
+    /// are no more than asked for, and always the very newest.
+    pub newest: Vec<Transition>,
+    /// How long its state stays if nothing happens; none: for ever, or there is none.
+    pub expires_in: Option<Duration>,
+}
+
+/// What shows whether a breaker has changed since it was read, with little effort.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Glance {
+    /// Where it stands in its history.
+    pub position: Position,
+    /// Its state.
+    pub state: State,
+    /// Who decides, as it is stored.
+    pub mode: Mode,
+    /// Set while OPEN.
+    pub open_until: Option<Timestamp>,
+}
+
+impl From<&Snapshot> for Glance {
+    fn from(snapshot: &Snapshot) -> Self {
+        let Snapshot { position, state, mode, open_until, .. } = snapshot;
+        Self { position: position.clone(), state: *state, mode: *mode, open_until: *open_until }
+    }
 }
 
 /// A key in the store's list of breakers, as it was read.
@@ -289,6 +324,31 @@ pub trait BreakerStore: std::fmt::Debug + Send + Sync + 'static {
 
     /// Takes a key without stored state off the list, unless it changed since it was read or within a minute.
     fn unlist(&self, call: &Call, listed: &Listed) -> impl Future<Output = Result<()>> + Send;
+
+    /// Reads a breaker back with the newest changes of its log: those after `after` if that is of the present epoch, else
+    /// some, at most `limit`. Writes nothing.
+    fn follow(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Told<Followed>>> + Send;
+
+    /// Looks at many breakers at once; one that cannot be read is none.
+    fn glance(
+        &self,
+        call: &Call,
+        keys: &[ModelKey],
+    ) -> impl Future<Output = Result<Vec<Option<Glance>>>> + Send;
+
+    /// Lists the keys that were made, changed or removed in the last so long, by the clocks of those who did it.
+    fn list_changed(
+        &self,
+        call: &Call,
+        within: Duration,
+    ) -> impl Future<Output = Result<Vec<ModelKey>>> + Send;
 
     /// Reads the log after a generation.
     fn log(

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Guarded, Reachability};
+use super::{FallbackWatch, Guarded, Reachability};
 use crate::{
     breakers::{
         Breakers, ModelKey, Permit,
@@ -21,6 +21,7 @@ use crate::{
             Acquire, AcquireFirst, Acquired, AcquiredFirst, Breaker, BreakersPage, BreakersQuery, Configure,
             Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
         },
+        watch::Watch,
     },
     call::{Answer, Call, Source},
     clock::{Clock, Timestamp},
@@ -31,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct FallbackBreakers<S, L> {
     shared: S,
-    local: L,
+    local: Arc<L>,
     reachability: Arc<Reachability>,
     clock: Arc<dyn Clock>,
     /// When the shared store answered last, in ms; 0: never.
@@ -41,7 +42,7 @@ pub struct FallbackBreakers<S, L> {
 impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
     /// Puts `local` behind `shared`.
     pub fn new(shared: S, local: L, reachability: Arc<Reachability>, clock: Arc<dyn Clock>) -> Self {
-        Self { shared, local, reachability, clock, heard: AtomicI64::new(0) }
+        Self { shared, local: Arc::new(local), reachability, clock, heard: AtomicI64::new(0) }
     }
 
     /// Asks the shared store, or memory if that is unreachable. A future that is moved into another takes its room twice:
@@ -87,6 +88,13 @@ impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
 }
 
 impl<S: Breakers, L: Breakers> Breakers for FallbackBreakers<S, L> {
+    type Watch = FallbackWatch<S::Watch, L>;
+
+    fn watch(&self, watch: Watch) -> Result<Self::Watch> {
+        let shared = self.shared.watch(watch.clone())?;
+        FallbackWatch::new(shared, Arc::clone(&self.local), watch, self.reachability.watch())
+    }
+
     async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {
         let shared = pin!(self.shared.acquire(call, acquire));
         self.choose(call, "acquire with require_shared", shared, || self.local.acquire(call, acquire)).await

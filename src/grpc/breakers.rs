@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream::BoxStream};
 use tonic::{Request, Response, Status, async_trait};
 use tracing::Span;
 
@@ -20,6 +21,7 @@ mod enums;
 mod requests;
 mod settings;
 mod tokens;
+mod watch;
 
 /// The service.
 #[derive(Debug)]
@@ -182,13 +184,14 @@ impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersSe
         Ok(Response::new(answers::transitions(&walk, answer)))
     }
 
-    type WatchBreakersStream = tokio_stream::Empty<Result<proto::WatchBreakersResponse, Status>>;
+    type WatchBreakersStream = BoxStream<'static, Result<proto::WatchBreakersResponse, Status>>;
 
     async fn watch_breakers(
         &self,
-        _: Request<proto::WatchBreakersRequest>,
+        request: Request<proto::WatchBreakersRequest>,
     ) -> Reply<Self::WatchBreakersStream> {
-        Err(Status::unimplemented("WatchBreakers is not served yet"))
+        let watch = self.breakers.watch(watch::parse(request.into_inner())?)?;
+        Ok(Response::new(watch::events(watch).boxed()))
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     proto,
 };
 use crate::{
-    call::Source,
+    call::{ServingMode, Source},
     clock::Timestamp,
     error::Violation,
     threads::{AppendedMessage, Parent, Thread, Trim, Ttl},
@@ -144,6 +144,17 @@ pub(super) fn appended(messages: Vec<AppendedMessage>) -> Vec<proto::AppendedMes
         provisional,
     };
     messages.into_iter().map(write).collect()
+}
+
+/// Says how this instance serves.
+pub(super) fn serving_mode(mode: ServingMode) -> i32 {
+    let mode = match mode {
+        ServingMode::Shared => proto::ServingMode::Shared,
+        ServingMode::Degraded => proto::ServingMode::Degraded,
+        ServingMode::Reconciling => proto::ServingMode::Reconciling,
+        ServingMode::Local => proto::ServingMode::Local,
+    };
+    mode.into()
 }
 
 /// Writes where an answer came from.

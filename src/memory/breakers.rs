@@ -12,9 +12,10 @@ use tracing::debug;
 use super::lock;
 use crate::{
     breakers::{
-        BreakerSettings, BreakerStore, History, Log, ModelKey, View,
+        BreakerSettings, BreakerStore, History, Log, ModelKey, Position, View,
         store::{
-            Batch, Change, Changed, LeaseRequest, Leased, Listed, Recorded, Settled, Settlement, Terms, Told,
+            Batch, Change, Changed, Followed, Glance, LeaseRequest, Leased, Listed, Recorded, Settled,
+            Settlement, Terms, Told,
         },
     },
     call::{Call, Source},
@@ -213,6 +214,29 @@ impl<C: Clock> BreakerStore for MemoryBreakers<C> {
     async fn unlist(&self, call: &Call, _listed: &Listed) -> Result<()> {
         // The list is made of what there is: nothing is on it that expired.
         self.step(call, |_, _| Ok(()))
+    }
+
+    async fn follow(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<Told<Followed>> {
+        self.tell(call, key, terms, |entry, at| entry.follow(after, limit, at))
+    }
+
+    async fn glance(&self, call: &Call, keys: &[ModelKey]) -> Result<Vec<Option<Glance>>> {
+        let glance = |stock: &Stock, key| Some(stock.find(key).map(Entry::glance).unwrap_or_default());
+        self.step(call, |stock, _| Ok(keys.iter().map(|key| glance(stock, key)).collect()))
+    }
+
+    async fn list_changed(&self, call: &Call, within: Duration) -> Result<Vec<ModelKey>> {
+        let listed = self.step(call, |stock, now| Ok((stock.list(), now)));
+        let (listed, now) = listed?;
+        let is_wanted = |listed: &Listed| listed.changed.plus(within) >= now;
+        Ok(listed.into_iter().filter(is_wanted).map(|listed| listed.key).collect())
     }
 
     async fn log(&self, call: &Call, key: &ModelKey, after: i64, limit: usize) -> Result<Log> {

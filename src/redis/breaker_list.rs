@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::{Value, cmd};
+use bb8_redis::redis::{Value, cmd, pipe};
 
-use super::{RedisBreakers, scripts};
+use super::{RedisBreakers, breaker_reply as told, scripts};
 use crate::{
-    breakers::{ModelKey, store::Listed},
+    breakers::{
+        ModelKey,
+        store::{Glance, Listed},
+    },
     call::Call,
     clock::Timestamp,
     error::Result,
@@ -33,8 +36,8 @@ impl RedisBreakers {
             .await
     }
 
-    /// The place of a key in the list.
-    pub(super) async fn find_listed(&self, call: &Call, key: &ModelKey) -> Result<Option<Listed>> {
+    /// Whether a key is in the list.
+    pub(super) async fn is_listed(&self, call: &Call, key: &ModelKey) -> Result<bool> {
         let mut score = cmd("ZSCORE");
         score.arg(self.redis.keys.breakers()).arg(key.as_str());
         let score = &score;
@@ -45,7 +48,47 @@ impl RedisBreakers {
                     score.query_async(&mut connection).await
                 })
                 .await?;
-        Ok(found.map(|score| Listed { key: key.clone(), changed: millis(score) }))
+        Ok(found.is_some())
+    }
+
+    /// The keys that were listed anew in the last so long.
+    pub(super) async fn read_changed(&self, call: &Call, within: Duration) -> Result<Vec<ModelKey>> {
+        let mut range = cmd("ZRANGEBYSCORE");
+        let ago = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+        let first = self.redis.pool.redis_now().as_millis().saturating_sub(ago);
+        range.arg(self.redis.keys.breakers()).arg(first).arg("+inf");
+        let range = &range;
+        let names: Vec<Vec<u8>> = self
+            .redis
+            .pool
+            .run(call, "list changed breakers", |mut connection| async move {
+                range.query_async(&mut connection).await
+            })
+            .await?;
+        Ok(names.iter().filter_map(|name| parse(name)).collect())
+    }
+
+    /// Looks at many breakers with few round trips.
+    pub(super) async fn read_glances(&self, call: &Call, keys: &[ModelKey]) -> Result<Vec<Option<Glance>>> {
+        let mut glances = Vec::with_capacity(keys.len());
+        for chunk in keys.chunks(CHUNK) {
+            let mut reads = pipe();
+            for key in chunk {
+                let [state, ..] = self.redis.keys.breaker(key);
+                // One of the wrong type must not hide the others.
+                reads.cmd("HMGET").arg(state).arg(told::GLANCE).ignore_errors();
+            }
+            let reads = &reads;
+            let told: Vec<Value> = self
+                .redis
+                .pool
+                .run(call, "glance at breakers", |mut connection| async move {
+                    reads.query_async(&mut connection).await
+                })
+                .await?;
+            glances.extend(told.into_iter().map(told::glance));
+        }
+        Ok(glances)
     }
 
     /// The whole list by key.
@@ -70,11 +113,9 @@ impl RedisBreakers {
             }
         }
         // What somebody else put there is no key of ours. One that changed meanwhile may have been read twice.
-        let parse = |(name, score): (Vec<u8>, f64)| {
-            let key = ModelKey::parse("model_key", std::str::from_utf8(&name).ok()?).ok()?;
-            Some(Listed { key, changed: millis(score) })
-        };
-        let mut listed: Vec<Listed> = listed.into_iter().filter_map(parse).collect();
+        let read =
+            |(name, score): (Vec<u8>, f64)| Some(Listed { key: parse(&name)?, changed: millis(score) });
+        let mut listed: Vec<Listed> = listed.into_iter().filter_map(read).collect();
         listed.sort_unstable_by(|a, b| a.key.cmp(&b.key).then(b.changed.cmp(&a.changed)));
         listed.dedup_by(|later, first| later.key == first.key);
         Ok(listed)
@@ -95,6 +136,10 @@ impl RedisBreakers {
             .await?;
         Ok(())
     }
+}
+
+fn parse(name: &[u8]) -> Option<ModelKey> {
+    ModelKey::parse("model_key", std::str::from_utf8(name).ok()?).ok()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "scores are ms, far below 2^53")]

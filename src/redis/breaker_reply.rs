@@ -8,7 +8,8 @@ use super::reply::{Reply, parse_int};
 use crate::{
     breakers::{
         BreakerSettings, Counts, Disposition, History, Mode, ModeOverride, Outcome, Pause, Position, Reason,
-        Snapshot, State, Totals, Transition, View, store::StoredSettings,
+        Snapshot, State, Totals, Transition, View,
+        store::{Glance, StoredSettings},
     },
     clock::Timestamp,
     error::{Error, Result},
@@ -53,6 +54,23 @@ pub(super) fn view(now: Timestamp, reply: &mut Reply) -> Result<View> {
         last_failure,
     };
     Ok(View { now, snapshot, totals })
+}
+
+/// The fields of a state that show whether it has changed.
+pub(super) const GLANCE: &[&str] = &["epoch", "generation", "state", "mode", "openUntil"];
+
+/// Reads [`GLANCE`]; none if that cannot be read.
+pub(super) fn glance(fields: Value) -> Option<Glance> {
+    let Value::Array(fields) = fields else { return None };
+    let mut fields = Texts(Reply::new(fields));
+    let position = Position {
+        epoch: fields.text().ok()?.unwrap_or_default(),
+        generation: fields.int().ok()?.unwrap_or_default(),
+    };
+    let state = fields.named("state", State::parse).ok()?.unwrap_or_default();
+    let mode = fields.named("mode", Mode::parse).ok()?.unwrap_or_default();
+    let open_until = fields.time().ok()?.filter(|_| state == State::Open);
+    Some(Glance { position, state, mode, open_until })
 }
 
 fn totals(reply: &mut Reply) -> Result<Totals> {

@@ -9,11 +9,11 @@ use crate::{
     breakers::{
         BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
         store::{
-            Batch, Change, Changed, LeaseRequest, LeaseResult, Leased, Listed, Recorded, Settled, Settlement,
-            Terms, Told, Wish,
+            Batch, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Listed, Recorded,
+            Settled, Settlement, Terms, Told, Wish,
         },
     },
-    breakers::{History, Log, View},
+    breakers::{History, Log, Position, View},
     call::{Call, Source},
     clock::{Timestamp, fresh_id},
     error::{Error, Result},
@@ -268,6 +268,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(change.outcome.map_or("", |outcome| outcome.as_str()));
                 script.arg(&change.actor).arg(&change.detail);
                 script.arg(change.request.as_deref().unwrap_or_default()).arg(&self.instance);
+                script.arg(u8::from(change.begins_epoch));
             })
             .await?;
         heard.map(|heard| {
@@ -300,14 +301,13 @@ impl BreakerStore for RedisBreakers {
     }
 
     async fn remove(&self, call: &Call, key: &ModelKey) -> Result<()> {
-        let listed = self.find_listed(call, key).await?;
+        // It stays on the list for now, so that those who only look for changes see it go.
+        if self.is_listed(call, key).await? {
+            self.list_before(call, key).await?;
+        }
         let keys = self.redis.keys.breaker(key);
         self.redis.run_script(call, "remove breaker", &scripts::BREAKER_REMOVE, &keys, |_| {}).await?;
-        match listed {
-            // Whoever makes it again lists it anew: then it stays on the list.
-            Some(listed) => self.take_off_list(call, &listed, Duration::ZERO).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     async fn list(&self, call: &Call) -> Result<Vec<Listed>> {
@@ -316,6 +316,38 @@ impl BreakerStore for RedisBreakers {
 
     async fn unlist(&self, call: &Call, listed: &Listed) -> Result<()> {
         self.take_off_list(call, listed, UNLIST_AFTER).await
+    }
+
+    async fn follow(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<Told<Followed>> {
+        let heard = self
+            .run(call, "follow", &scripts::BREAKER_FOLLOW, key, terms, |script| {
+                script.arg(after.map_or("", |after| after.epoch.as_str()));
+                script.arg(after.map_or(0, |after| after.generation)).arg(limit);
+            })
+            .await?;
+        heard.map(|heard| {
+            let (now, mut reply) = heard.told()?;
+            let view = told::view(now, &mut reply)?;
+            let mut newest = told::transitions(&view.snapshot.position.epoch, &mut reply.list()?)?;
+            newest.reverse();
+            let expires_in = u64::try_from(reply.int()?).ok().map(Duration::from_millis);
+            Ok(Followed { view, newest, expires_in })
+        })
+    }
+
+    async fn glance(&self, call: &Call, keys: &[ModelKey]) -> Result<Vec<Option<Glance>>> {
+        self.read_glances(call, keys).await
+    }
+
+    async fn list_changed(&self, call: &Call, within: Duration) -> Result<Vec<ModelKey>> {
+        self.read_changed(call, within).await
     }
 
     async fn log(&self, call: &Call, key: &ModelKey, after: i64, limit: usize) -> Result<Log> {

@@ -47,6 +47,7 @@ on_breaker! {
     BREAKER_LEASE = "breaker_trial.lua" "breaker_lease.lua";
     BREAKER_SETTLE = "breaker_trial.lua" "breaker_settle.lua";
     BREAKER_TRANSITION = "breaker_transition.lua";
+    BREAKER_FOLLOW = "breaker_follow.lua";
 }
 
 pub(super) static BREAKER_LOG: LazyLock<Script> =

@@ -145,6 +145,7 @@ impl<S: BreakerStore> Engine<S> {
                 self.0.store.record(call, key, &terms, &batch).await
             };
             let (recorded, terms) = self.on_terms(key, record).await?;
+            self.notice(key, &recorded.view, &terms);
             if !recorded.groups.is_empty() {
                 return Ok((recorded, terms));
             }
@@ -173,6 +174,7 @@ impl<S: BreakerStore> Engine<S> {
             self.0.store.settle(call, key, &terms, &settlement).await
         };
         let (settled, terms) = self.on_terms(key, settle).await?;
+        self.notice(key, &settled.view, &terms);
         let cause = cause_of([(report, &settled.disposition)], 0);
         let asked: Vec<_> = asked((report, &settled.disposition), &settled.view).into_iter().collect();
         let (view, terms) = self.conclude(call, key, (settled.view, terms), cause, &asked).await;

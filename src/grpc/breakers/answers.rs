@@ -134,7 +134,7 @@ fn mode_override(set: ModeOverride) -> proto::ModeOverride {
     }
 }
 
-fn transition(key: &ModelKey, transition: Transition) -> proto::Transition {
+pub(super) fn transition(key: &ModelKey, transition: Transition) -> proto::Transition {
     proto::Transition {
         model_key: key.to_string(),
         epoch: transition.position.epoch,

@@ -1,7 +1,9 @@
 //! The enums of breakers on the wire, both ways.
 
 use crate::{
-    breakers::{Disposition, ExpiredPermit, Mode, Outcome, Reason, RejectionReason, State},
+    breakers::{
+        Disposition, ExpiredPermit, Mode, Outcome, Reason, RejectionReason, State, operations::Admission,
+    },
     error::Violation,
     grpc::{
         check::{Check, Path},
@@ -38,6 +40,7 @@ macro_rules! wire {
 }
 
 wire!(State as State { Closed, Open, HalfOpen });
+wire!(Admission as Admission { Cached, Shared });
 wire!(Mode as Mode { Automatic, ForcedOpen, Disabled, MetricsOnly });
 wire!(Outcome as Outcome {
     Success,

@@ -12,8 +12,8 @@ use crate::{
         Lease, Mode, ModelKey, Outcome, Permit, Position, State,
         key::MAX_MODEL_KEY,
         operations::{
-            Acquire, AcquireFirst, BreakersQuery, Configure, MAX_ACTOR, MAX_CHOICES, MAX_DETAIL, Order,
-            Ordered, Report, TransitionsQuery,
+            Acquire, AcquireFirst, Admission, BreakersQuery, Configure, MAX_ACTOR, MAX_CHOICES, MAX_DETAIL,
+            Order, Ordered, Report, TransitionsQuery,
         },
         settings::{LEASE, LONGEST},
     },
@@ -41,18 +41,18 @@ pub(super) fn acquire(request: &proto::AcquireRequest) -> Result<Acquire> {
     let mut check = Check::default();
     let key = key(&mut check, &request.model_key);
     let lease = lease(&mut check, request.lease);
-    check_admission(&mut check, request.admission);
+    let admission = admission(&mut check, request.admission);
     let request_id = request_id(&mut check, &request.request_id);
-    check.finish(|| Some(Acquire { key: key?, lease, request_id }))
+    check.finish(|| Some(Acquire { key: key?, admission, lease, request_id }))
 }
 
 pub(super) fn acquire_first(request: &proto::AcquireFirstRequest) -> Result<AcquireFirst> {
     let mut check = Check::default();
     let keys = choices(&mut check, &request.model_keys);
     let lease = lease(&mut check, request.lease);
-    check_admission(&mut check, request.admission);
+    let admission = admission(&mut check, request.admission);
     let request_id = request_id(&mut check, &request.request_id);
-    check.finish(|| Some(AcquireFirst { keys: keys?, lease, request_id }))
+    check.finish(|| Some(AcquireFirst { keys: keys?, admission, lease, request_id }))
 }
 
 fn choices(check: &mut Check, raw: &[String]) -> Option<Vec<ModelKey>> {
@@ -71,10 +71,9 @@ fn choices(check: &mut Check, raw: &[String]) -> Option<Vec<ModelKey>> {
     keys.into_iter().collect()
 }
 
-/// Checks how fresh the view must be. No view is kept yet, so that none is ever current: `CACHED` is `SHARED`.
-fn check_admission(check: &mut Check, raw: i32) {
-    let is_known = proto::Admission::try_from(raw).is_ok();
-    check.require(Path::Root("admission"), is_known, "is no value that this server knows");
+/// Parses how fresh the view must be; not set is CACHED.
+fn admission(check: &mut Check, raw: i32) -> Admission {
+    check.take(Path::Root("admission"), Admission::read(raw)).flatten().unwrap_or_default()
 }
 
 pub(super) fn renew(request: proto::RenewPermitRequest) -> Result<(Permit, Option<Duration>)> {
@@ -88,7 +87,7 @@ pub(super) fn renew(request: proto::RenewPermitRequest) -> Result<(Permit, Optio
 /// Parses a permit as it was given out. When it ends is the store's to know.
 fn permit(check: &mut Check, raw: proto::Permit) -> Option<Permit> {
     let key = check.take(PERMIT.field("model_key"), ModelKey::parse("", &raw.model_key));
-    let epoch = our_id(check, PERMIT.field("epoch"), raw.epoch, MAX_EPOCH);
+    let epoch = epoch(check, PERMIT.field("epoch"), raw.epoch);
     convert::check_count(check, PERMIT.field("generation"), raw.generation);
     let id = our_id(check, PERMIT.field("lease_id"), raw.lease_id, MAX_ID);
     let ever = Duration::ZERO..=Duration::MAX;
@@ -97,6 +96,11 @@ fn permit(check: &mut Check, raw: proto::Permit) -> Option<Permit> {
     let lease = id.map(|id| Lease { id, expire_time: None, length });
     let position = Position { epoch: epoch.unwrap_or_default(), generation: raw.generation };
     Some(Permit { key: key?, position, lease })
+}
+
+/// Parses the epoch of a breaker; an empty one is none.
+pub(super) fn epoch(check: &mut Check, path: Path<'_>, raw: String) -> Option<String> {
+    our_id(check, path, raw, MAX_EPOCH)
 }
 
 /// Parses an id that was made here and comes back; an empty one is none.
@@ -164,10 +168,7 @@ fn outcome(check: &mut Check, raw: i32, http_status: i32) -> Option<Outcome> {
 pub(super) fn list(request: proto::ListBreakersRequest) -> Result<BreakersQuery> {
     let mut check = Check::default();
     let prefix = request.prefix;
-    if prefix.len() > MAX_MODEL_KEY || !ModelKey::may_hold(&prefix) {
-        let rule = "characters, printable ASCII without space, { and }";
-        check.refuse(Path::Root("prefix"), format!("must hold at most {MAX_MODEL_KEY} {rule}"));
-    }
+    check_prefix(&mut check, &prefix);
     let states = states(&mut check, &request.states);
     let limit = page_size(&mut check, request.page_size);
     let mut query = check.finish(|| Some(BreakersQuery { prefix, states, limit, after: None }))?;
@@ -175,6 +176,14 @@ pub(super) fn list(request: proto::ListBreakersRequest) -> Result<BreakersQuery>
         query.after = Some(tokens::open_breakers(&query, &request.page_token)?);
     }
     Ok(query)
+}
+
+/// Checks what keys may begin with.
+pub(super) fn check_prefix(check: &mut Check, prefix: &str) {
+    if prefix.len() > MAX_MODEL_KEY || !ModelKey::may_hold(prefix) {
+        let rule = "characters, printable ASCII without space, { and }";
+        check.refuse(Path::Root("prefix"), format!("must hold at most {MAX_MODEL_KEY} {rule}"));
+    }
 }
 
 /// Parses states, each of which counts once, in an order of their own.
@@ -264,7 +273,7 @@ pub(super) fn list_transitions(
     let key = key(&mut check, &request.model_key);
     let after = request.after_generation;
     convert::check_count(&mut check, Path::Root("after_generation"), after);
-    let epoch = our_id(&mut check, Path::Root("epoch"), request.epoch, MAX_EPOCH);
+    let epoch = epoch(&mut check, Path::Root("epoch"), request.epoch);
     let limit = page_size(&mut check, request.page_size);
     let walk = check.finish(|| Some(TransitionsWalk { key: key?, after, epoch }))?;
     let place = match request.page_token.as_str() {

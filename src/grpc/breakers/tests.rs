@@ -13,8 +13,9 @@ use crate::{
         Disposition, Permit, Position, RejectionReason, State,
         operations::{
             Acquire, AcquireFirst, Acquired, AcquiredFirst, Breaker, BreakersPage, BreakersQuery, Configure,
-            Inspected, Rejection, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
+            Following, Inspected, Rejection, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
         },
+        watch::{Event, Watch},
     },
     clock::Timestamp,
     error::Error,
@@ -69,7 +70,25 @@ fn refused<T: Send>() -> impl Future<Output = Result<T>> + Send {
     std::future::ready(Err(Error::NeedsShared("this test")))
 }
 
+/// A watch on which nothing happens.
+#[derive(Debug)]
+pub(in crate::grpc) struct Quiet;
+
+impl Following for Quiet {
+    async fn next(&mut self) -> Answer<Event> {
+        std::future::pending().await
+    }
+
+    fn begin_again(&mut self, _: &'static str) {}
+}
+
 impl Breakers for UpAndDown {
+    type Watch = Quiet;
+
+    fn watch(&self, _: Watch) -> Result<Quiet> {
+        Ok(Quiet)
+    }
+
     async fn acquire(&self, _: &Call, acquire: &Acquire) -> Ended<Acquired> {
         Ok(Answer::shared(match acquire.key.as_str() {
             "down" => Acquired::Rejected(rejection(&acquire.key)),

@@ -5,8 +5,8 @@ use crate::{
     breakers::{
         BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, View,
         store::{
-            Batch, Change, Changed, LeaseRequest, LeaseResult, Leased, Recorded, Settled, Settlement,
-            StoredSettings, Terms,
+            Batch, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Recorded, Settled,
+            Settlement, StoredSettings, Terms,
         },
     },
     clock::Timestamp,
@@ -83,6 +83,21 @@ impl Entry {
     pub(super) fn view(&self, at: At) -> View {
         let absent = || View { now: at.now, ..View::default() };
         self.incarnation.as_ref().map_or_else(absent, |incarnation| incarnation.view(at))
+    }
+
+    /// The breaker with its newest changes.
+    pub(super) fn follow(&self, after: Option<&Position>, limit: usize, at: At) -> Followed {
+        let view = self.view(at);
+        let Some(incarnation) = &self.incarnation else { return Followed { view, ..Followed::default() } };
+        let after = after.filter(|after| after.epoch == view.snapshot.position.epoch);
+        let newest = incarnation.newest(after.map_or(0, |after| after.generation), limit);
+        let expires_in = incarnation.expires().map(|expires| expires.since(at.now));
+        Followed { view, newest, expires_in }
+    }
+
+    /// What shows whether it has changed.
+    pub(super) fn glance(&self) -> Glance {
+        self.incarnation.as_ref().map(|found| Glance::from(found.snapshot())).unwrap_or_default()
     }
 
     pub(super) fn history(&self) -> History {
@@ -164,8 +179,14 @@ impl Entry {
             |found| found.snapshot().position == change.expected,
         );
         if won {
-            let incarnation = self.incarnation.get_or_insert_with(|| Incarnation::new(epoch(), at.now));
-            incarnation.change(change, instance, at);
+            match &mut self.incarnation {
+                Some(incarnation) if change.begins_epoch => incarnation.begin_epoch(epoch()),
+                Some(_) => {}
+                none => *none = Some(Incarnation::new(epoch(), at.now)),
+            }
+            if let Some(incarnation) = &mut self.incarnation {
+                incarnation.change(change, instance, at);
+            }
         }
         Changed { won, view: self.view(at) }
     }

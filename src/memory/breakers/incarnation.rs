@@ -204,6 +204,21 @@ impl Incarnation {
         disposition
     }
 
+    /// Begins another epoch, without any change.
+    pub(super) fn begin_epoch(&mut self, epoch: String) {
+        self.snapshot.position = Position { epoch, generation: 0 };
+        self.snapshot.fence = 0;
+        self.log.clear();
+        self.log_texts = 0;
+    }
+
+    /// The newest changes after a generation, at most so many but at least the very newest.
+    pub(super) fn newest(&self, after: i64, limit: usize) -> Vec<Transition> {
+        let first = self.log.partition_point(|entry| entry.position.generation <= after);
+        let first = first.max(self.log.len().saturating_sub(limit)).min(self.log.len().saturating_sub(1));
+        self.log.range(first..).cloned().collect()
+    }
+
     /// Makes a change that found the breaker where it was expected.
     pub(super) fn change(&mut self, change: &Change, instance: &str, at: At) {
         let counts = self.tally.counts(self.as_seen(self.here(at)));

@@ -85,6 +85,7 @@ fn begin(expected: &Position, to: State) -> Change {
         empties: false,
         open_for: (to == State::Open).then(|| Duration::from_secs(30)),
         reanchors: false,
+        begins_epoch: false,
         attempts: u32::from(to != State::Closed),
         override_for: None,
         outcome: None,

@@ -4,6 +4,7 @@
 --       13 whether a state begins  14 whether windows and leases start empty  15 ms that it is OPEN from now on
 --       (-1: as before)  16 whether `since` moves to now all the same  17 attempts  18 ms that an override lasts
 --       (-1: until changed)  19 outcome  20 actor  21 detail  22 operator's request, empty for none  23 instance
+--       24 whether an epoch begins (0, 1)
 -- OK    core, rest, totals, whether it happened (0, 1)
 local BEGINS, OPEN_FOR, OVERRIDE_FOR = ARGV[13] == '1', tonumber(ARGV[15]), tonumber(ARGV[18])
 local TO, MODE, REASON, ACTOR, DETAIL = ARGV[10], ARGV[11], ARGV[12], ARGV[20], ARGV[21]
@@ -18,7 +19,8 @@ local rest = redis.call('HMGET', STATE, 'failureCount', 'requests', unpack(REST)
 redis.call('ZCARD', LEASES)
 local newest = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
 local is_new = epoch == ''
-if is_new then epoch, generation = ARGV[8], 0 end
+local begins_epoch = is_new or ARGV[24] == '1'
+if begins_epoch then epoch, generation, fence = ARGV[8], 0, 0 end
 local next_generation = generation + 1
 
 local since = BEGINS and NOW or ARGV[16] == '1' and NOW or core[8] or core[9] or NOW
@@ -30,8 +32,8 @@ end
 local until_text = open_until > 0 and decimal(open_until) or ''
 
 -- The log first: a Redis that takes no more refuses it, and nothing has happened.
-if is_new or newest and tonumber(string.match(newest[1], '^%d+')) >= next_generation then
-  -- What another breaker of this name left behind.
+if begins_epoch or newest and tonumber(string.match(newest[1], '^%d+')) >= next_generation then
+  -- What another breaker of this name, or another epoch, left behind.
   if redis.call('EXISTS', WINDOW, LEASES, LOG) > 0 then redis.call('UNLINK', WINDOW, LEASES, LOG) end
 end
 redis.call('XADD', LOG, 'MAXLEN', KEPT, next_generation .. '-0', 'from', ARGV[9], 'to', TO, 'mode', MODE,

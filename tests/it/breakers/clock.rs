@@ -5,7 +5,7 @@ use std::time::Duration;
 use fusewire::{
     breakers::{
         Breakers, ModelKey, Outcome, Policies, State,
-        operations::{Acquire, Acquired, Order, Ordered, Report},
+        operations::{Acquire, Acquired, Admission, Order, Ordered, Report},
     },
     call::Call,
     clock::Timestamp,
@@ -48,7 +48,7 @@ async fn every_operation_goes_through_when_the_clock_of_redis_jumps() {
     let policies = Policies::parse(&["* open_swe".to_owned()]).unwrap();
     let engine = engine(&world, &policies, "me");
     let (key, call) = (ModelKey::parse("model_key", "m").unwrap(), Call::default());
-    let acquire = Acquire { key: key.clone(), lease: None, request_id: None };
+    let acquire = Acquire { key: key.clone(), admission: Admission::Shared, lease: None, request_id: None };
     let start = world.server().clock().now();
     // On and back, each further than any command may be late.
     for hours in [1, 5, 2, 20, 3] {

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fusewire::{
     breakers::{
-        BreakerSettings, BreakerStore, Engine, History, Log, ModelKey, Policies, View,
+        BreakerSettings, BreakerStore, Engine, History, Log, ModelKey, Policies, Position, View,
         store::{
-            Batch, Change, Changed, LeaseRequest, Leased, Listed, Recorded, Settled, Settlement, Terms, Told,
+            Batch, Change, Changed, Followed, Glance, LeaseRequest, Leased, Listed, Recorded, Settled,
+            Settlement, Terms, Told,
         },
     },
     call::{Call, Source},
@@ -38,7 +39,7 @@ pub(super) trait World {
 
 /// An engine over a world's store.
 pub(super) fn engine<W: World>(world: &W, policies: &Policies, instance: &str) -> Engine<W::Store> {
-    Engine::new(world.store(instance), policies.clone(), instance, Shutdown::new())
+    Engine::new(world.store(instance), policies.clone(), instance, None, Shutdown::new())
 }
 
 /// When a story begins.
@@ -192,6 +193,25 @@ impl<S: BreakerStore> BreakerStore for Shared<S> {
 
     async fn unlist(&self, call: &Call, listed: &Listed) -> Result<()> {
         self.0.unlist(call, listed).await
+    }
+
+    async fn follow(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        terms: &Terms,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<Told<Followed>> {
+        self.0.follow(call, key, terms, after, limit).await
+    }
+
+    async fn glance(&self, call: &Call, keys: &[ModelKey]) -> Result<Vec<Option<Glance>>> {
+        self.0.glance(call, keys).await
+    }
+
+    async fn list_changed(&self, call: &Call, within: Duration) -> Result<Vec<ModelKey>> {
+        self.0.list_changed(call, within).await
     }
 
     async fn log(&self, call: &Call, key: &ModelKey, after: i64, limit: usize) -> Result<Log> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fusewire::{
     breakers::{
         BreakerStore, Breakers, Engine, Mode, ModelKey, Outcome, Permit, Policies, State, Transition, View,
-        operations::{Acquire, Acquired, Breaker, Order, Ordered, Report, Reported},
+        operations::{Acquire, Acquired, Admission, Breaker, Order, Ordered, Report, Reported},
         policy::{self, Cause},
         store::{Change, Terms, Told},
     },
@@ -57,7 +57,8 @@ impl<'w, W: World> Stage<'w, W> {
     }
 
     pub(super) async fn acquire(&self) -> Acquired {
-        let acquire = Acquire { key: self.key.clone(), lease: None, request_id: None };
+        let acquire =
+            Acquire { key: self.key.clone(), admission: Admission::Shared, lease: None, request_id: None };
         self.engine.acquire(&Call::default(), &acquire).await.unwrap().value
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use fusewire::{
     breakers::{
         BreakerSettings, BreakerStore, Breakers, Engine, ModelKey, Permit, Policies, Position, State, View,
-        operations::{Acquire, Acquired, Configure, Order, Report, TransitionsQuery},
+        operations::{Acquire, Acquired, Admission, Configure, Order, Report, TransitionsQuery},
         store::{Batch, Group, Terms, Told, Wish},
     },
     call::Call,
@@ -75,7 +75,7 @@ impl<'w, W: World> Actor<'w, W> {
         match act {
             Act::Acquire { by, request, lease } => {
                 let request_id = request.map(|id| format!("r{id}"));
-                let acquire = Acquire { key, lease: *lease, request_id };
+                let acquire = Acquire { key, admission: Admission::Shared, lease: *lease, request_id };
                 let acquired = self.engines[*by].acquire(&call, &acquire).await.map(|answer| answer.value);
                 if let Ok(Acquired::Admitted { permit, .. }) = &acquired {
                     self.permits.push(permit.clone());

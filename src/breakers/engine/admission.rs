@@ -1,0 +1,178 @@
+//! Whether a model may be called: decided by what is known of its breaker while that is current, else by the store, which
+//! gives the permits of a trial.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::Engine;
+use crate::{
+    breakers::{
+        BreakerStore, Lease, Mode, ModelKey, Permit, State, View,
+        operations::{Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Renewed},
+        policy::{self, Cause},
+        store::{LeaseRequest, LeaseResult, Leased, Terms},
+    },
+    call::Call,
+    error::{Error, Result},
+};
+
+impl<S: BreakerStore> Engine<S> {
+    async fn lease(
+        &self,
+        call: &Call,
+        key: &ModelKey,
+        request: LeaseRequest<'_>,
+        (id, length): (&str, Option<Duration>),
+    ) -> Result<(Leased, Terms)> {
+        let lease = async |terms: Terms| {
+            let length = length.unwrap_or(terms.settings.permit_lease);
+            self.0.store.lease(call, key, &terms, request, (id, length)).await
+        };
+        let (leased, terms) = self.on_terms(key, lease).await?;
+        self.notice(key, &leased.view, &terms);
+        Ok((leased, terms))
+    }
+
+    /// Decides by what was seen of a breaker, if that is current and is enough: the breaker is not in a trial, and
+    /// nothing is due.
+    fn admit_unasked(&self, key: &ModelKey) -> Option<Acquired> {
+        let seen = self.0.feed.settled(key).filter(|seen| self.is_trusted(seen.era))?;
+        let (view, settings) = (seen.present(), &seen.terms.settings);
+        let cause = Cause { acquires: true, ..Cause::default() };
+        let is_trial = view.snapshot.state == State::HalfOpen && view.snapshot.mode == Mode::Automatic;
+        if is_trial || policy::due(&view, settings, &cause, 0.0).is_some() {
+            return None;
+        }
+        let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
+        let admission = policy::admission(&view, settings, LeaseResult::NotLeasing);
+        if let Some(rejection) = admission.rejection(key, state) {
+            self.0.known.count_rejection(key, &position);
+            return Some(rejection.into());
+        }
+        Some(Acquired::Admitted { permit: Permit { key: key.clone(), position, lease: None }, state })
+    }
+
+    /// Asks what is known, if that may be; else the store.
+    pub(super) async fn admit(&self, call: &Call, acquire: &Acquire) -> Result<Acquired> {
+        if acquire.admission == Admission::Cached && self.0.doorbell.is_some() {
+            if let Some(acquired) = self.admit_unasked(&acquire.key) {
+                return Ok(acquired);
+            }
+            if self.is_trusted(self.era()) && self.0.feed.want(&acquire.key) {
+                self.start_reading();
+            }
+        }
+        // Seldom needed where calls are admitted unasked, and large.
+        Box::pin(self.ask(call, acquire)).await
+    }
+
+    /// Asks until nothing is due any more, and then decides.
+    async fn ask(&self, call: &Call, acquire: &Acquire) -> Result<Acquired> {
+        let key = &acquire.key;
+        let id = acquire.request_id.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+        let cause = Cause { acquires: true, ..Cause::default() };
+        for _ in 0..super::ATTEMPTS {
+            let (Leased { view, result }, terms) =
+                self.lease(call, key, LeaseRequest::Grant, (&id, acquire.lease)).await?;
+            if let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) {
+                self.offer(call, key, terms, &change).await?;
+                continue;
+            }
+            let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
+            let admission = policy::admission(&view, &terms.settings, result);
+            if let Some(rejection) = admission.rejection(key, state) {
+                self.0.known.count_rejection(key, &position);
+                return Ok(rejection.into());
+            }
+            let lease = lease_of(&view, result, &id);
+            return Ok(Acquired::Admitted { permit: Permit { key: key.clone(), position, lease }, state });
+        }
+        Err(Error::BreakerChanged { key: key.to_string() })
+    }
+
+    /// The permit that a request before this one was given in a trial, so that its retry takes no second one.
+    async fn find_permit(
+        &self,
+        call: &Call,
+        keys: &[ModelKey],
+        request_id: &str,
+    ) -> Result<Option<(usize, Permit)>> {
+        let looks = keys.iter().map(|key| self.lease(call, key, LeaseRequest::Find, (request_id, None)));
+        for ((index, key), looked) in keys.iter().enumerate().zip(join_all(looks).await) {
+            let (Leased { view, result }, _) = looked?;
+            if let Some(lease) = lease_of(&view, result, request_id) {
+                let position = view.snapshot.position;
+                return Ok(Some((index, Permit { key: key.clone(), position, lease: Some(lease) })));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Admits to the first of several that may be called.
+    pub(super) async fn admit_first(&self, call: &Call, first: &AcquireFirst) -> Result<AcquiredFirst> {
+        let mut rejections = Vec::new();
+        // None of them has given a lease that is still live, where all are known not to be in a trial.
+        let is_known = |key: &ModelKey| {
+            let seen = self.0.feed.settled(key).filter(|seen| self.is_trusted(seen.era));
+            first.admission == Admission::Cached
+                && seen.is_some_and(|seen| seen.view.snapshot.state != State::HalfOpen)
+        };
+        let may_retry = first.keys.len() > 1 && !first.keys.iter().all(is_known);
+        if let Some(request_id) = first.request_id.as_deref().filter(|_| may_retry) {
+            let permit = self.find_permit(call, &first.keys, request_id).await?;
+            if permit.is_some() {
+                return Ok(AcquiredFirst { permit, rejections });
+            }
+        }
+        for (index, key) in first.keys.iter().enumerate() {
+            let acquire = Acquire {
+                key: key.clone(),
+                admission: first.admission,
+                lease: first.lease,
+                request_id: first.request_id.clone(),
+            };
+            match self.admit(call, &acquire).await? {
+                Acquired::Admitted { permit, .. } => {
+                    return Ok(AcquiredFirst { permit: Some((index, permit)), rejections });
+                }
+                Acquired::Rejected(rejection) => rejections.push(rejection),
+            }
+        }
+        Ok(AcquiredFirst { permit: None, rejections })
+    }
+
+    /// Keeps a permit alive.
+    pub(super) async fn renew_lease(
+        &self,
+        call: &Call,
+        permit: &Permit,
+        length: Option<Duration>,
+    ) -> Result<Renewed> {
+        let key = &permit.key;
+        let (view, lease) = match &permit.lease {
+            None => (self.load(call, key).await?.0, None),
+            Some(lease) => {
+                let (Leased { view, result }, _) =
+                    self.lease(call, key, LeaseRequest::Renew(&permit.position), (&lease.id, length)).await?;
+                let Some(lease) = lease_of(&view, result, &lease.id) else {
+                    return Ok(Renewed { permit: None });
+                };
+                (view, Some(lease))
+            }
+        };
+        let is_current = view.snapshot.is_current(&permit.position);
+        let permit = is_current.then(|| Permit { lease, ..permit.clone() });
+        Ok(Renewed { permit })
+    }
+}
+
+/// The lease that a live one is.
+fn lease_of(view: &View, result: LeaseResult, id: &str) -> Option<Lease> {
+    match result {
+        LeaseResult::Live(until) => {
+            Some(Lease { id: id.to_owned(), expire_time: Some(until), length: until.since(view.now) })
+        }
+        LeaseResult::Full | LeaseResult::Settled | LeaseResult::Absent | LeaseResult::NotLeasing => None,
+    }
+}

@@ -1,0 +1,266 @@
+//! One watch: first the breakers as they are, or what was missed of them, then their changes for ever.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::sleep};
+use tracing::debug;
+
+use super::Engine;
+use crate::{
+    breakers::{
+        BreakerStore, Log, ModelKey, Position, Transition,
+        feed::{Look, News, Seen, Watcher},
+        operations::Following,
+        watch::{Event, Removed, Watch},
+    },
+    call::{Answer, Call},
+    error::Result,
+};
+
+/// Breakers that are looked at ahead of the one that is told next.
+const AHEAD: usize = 32;
+/// A breaker that was read so shortly ago is told as it was then.
+const RECENT: Duration = Duration::from_secs(1);
+/// The pause after the store failed.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Missed changes that are told at most, as many as a log keeps.
+const MOST_MISSED: usize = 1000;
+
+/// How a watch begins, or begins again.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    Snapshots,
+    /// With the reason, for people.
+    Resyncs(&'static str),
+}
+
+/// A watch on an engine's breakers.
+#[derive(Debug)]
+pub struct EngineWatch<S> {
+    engine: Engine<S>,
+    watch: Watch,
+    watcher: Arc<Watcher>,
+    /// Up to where each breaker was told. One that is not here is as one never seen.
+    told: HashMap<ModelKey, Arc<Position>>,
+    manner: Manner,
+    /// Breakers that are still to be told as they are; none: it is not known yet which.
+    first: Option<VecDeque<ModelKey>>,
+    /// Those that are looked at, in order.
+    looks: VecDeque<(ModelKey, Option<oneshot::Receiver<Look>>)>,
+    is_synced: bool,
+    events: VecDeque<Event>,
+}
+
+impl<S: BreakerStore> EngineWatch<S> {
+    pub(super) fn new(engine: Engine<S>, watch: Watch) -> Self {
+        // From here on rings are heard: what is read later misses nothing.
+        let watcher = engine.0.feed.watch(watch.interest.clone());
+        let first = watch.only_changes.then(VecDeque::new);
+        Self {
+            engine,
+            is_synced: watch.only_changes,
+            watch,
+            watcher,
+            told: HashMap::new(),
+            manner: Manner::Snapshots,
+            first,
+            looks: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The next event; may be dropped at any await, and none is lost.
+    async fn advance(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            if self.first.is_none() {
+                match self.find().await {
+                    Ok(found) => self.first = Some(found),
+                    Err(error) => {
+                        debug!(%error, "could not list breakers for a watch yet");
+                        sleep(PAUSE).await;
+                    }
+                }
+                continue;
+            }
+            self.look_ahead();
+            if let Some((_, look)) = self.looks.front_mut() {
+                let looked = match look {
+                    Some(look) => look.await.unwrap_or(Look::Failed),
+                    None => Look::Read,
+                };
+                *look = None;
+                self.introduce(looked).await;
+            } else if self.is_synced {
+                let key = self.watcher.next().await;
+                self.tell(key);
+            } else {
+                self.is_synced = true;
+                return Event::Synced;
+            }
+        }
+    }
+
+    /// The breakers to begin with.
+    async fn find(&self) -> Result<VecDeque<ModelKey>> {
+        let interest = &self.watch.interest;
+        let mut keys: BTreeSet<ModelKey> = interest.keys.iter().cloned().collect();
+        if interest.prefix.is_some() {
+            let listed = self.engine.0.store.list(&Call::default()).await?;
+            keys.extend(listed.into_iter().map(|listed| listed.key).filter(|key| interest.includes(key)));
+        }
+        // Of those that are no more, that is to be told.
+        let known = self.watch.resume.keys().chain(self.told.keys());
+        keys.extend(known.filter(|key| interest.includes(key)).cloned());
+        Ok(keys.into_iter().collect())
+    }
+
+    /// Looks at the next few breakers while the first of them is told.
+    fn look_ahead(&mut self) {
+        while self.looks.len() < AHEAD {
+            let Some(key) = self.first.as_mut().and_then(VecDeque::pop_front) else { return };
+            let look = self.look(&key);
+            self.looks.push_back((key, look));
+        }
+    }
+
+    fn look(&self, key: &ModelKey) -> Option<oneshot::Receiver<Look>> {
+        let recent = if self.engine.is_trusted(self.engine.era()) { RECENT } else { Duration::ZERO };
+        let look = self.engine.0.feed.look(key, recent);
+        if look.is_some() {
+            self.engine.start_reading();
+        }
+        look
+    }
+
+    /// Tells the first of the breakers that are looked at as it is, or what was missed of it.
+    async fn introduce(&mut self, looked: Look) {
+        let Some((key, _)) = self.looks.front() else { return };
+        let key = key.clone();
+        let introduced = match (looked, self.engine.0.feed.seen(&key)) {
+            (Look::Read, Some(seen)) => self.introduction(&key, seen).await,
+            // One that is damaged must not hide the others; whoever looks after it is told in the log.
+            (Look::Damaged, _) => Ok(()),
+            (Look::Read | Look::Failed, _) => {
+                sleep(PAUSE).await;
+                let again = self.look(&key);
+                if let Some((_, look)) = self.looks.front_mut() {
+                    *look = again;
+                }
+                return;
+            }
+        };
+        match introduced {
+            Ok(()) => {
+                self.looks.pop_front();
+            }
+            Err(error) => {
+                debug!(breaker = %key, %error, "could not read the log of a watched breaker yet");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn introduction(&mut self, key: &ModelKey, seen: Arc<Seen>) -> Result<()> {
+        let told = match self.told.get(key) {
+            Some(told) => Some(Position::clone(told)),
+            None => self.watch.resume.get(key).cloned(),
+        };
+        let (is_gone, is_named) =
+            (*seen.position == Position::default(), self.watch.interest.keys.binary_search(key).is_ok());
+        match (told, self.manner) {
+            (Some(told), _) if is_gone => self.tell_removed(key, told, seen.has_expired),
+            (None, _) if is_gone && !is_named => {}
+            (Some(told), Manner::Snapshots) => self.catch_up(key, &told, seen).await?,
+            (None, Manner::Snapshots) => {
+                self.events.push_back(Event::Snapshot(Box::new(self.engine.tell(key, &seen))));
+                self.stands(key, &seen.position);
+            }
+            (_, Manner::Resyncs(why)) => self.resync(key, &seen, why),
+        }
+        Ok(())
+    }
+
+    /// Tells what was missed of a breaker since `told`, from its log.
+    async fn catch_up(&mut self, key: &ModelKey, told: &Position, seen: Arc<Seen>) -> Result<()> {
+        let here = &seen.position;
+        if told.epoch == here.epoch && told.generation == here.generation {
+            self.stands(key, here);
+            return Ok(());
+        }
+        let log = self.engine.0.store.log(&Call::default(), key, told.generation, MOST_MISSED).await?;
+        let is_same = told.epoch.is_empty() || told.epoch == log.epoch;
+        match missed(log, told.generation).filter(|_| is_same && told.generation <= here.generation) {
+            Some(missed) => {
+                let here = missed.last().map_or_else(|| Position::clone(here), |last| last.position.clone());
+                let changes = missed.into_iter().map(|change| Event::Changed(key.clone(), Arc::new(change)));
+                self.events.extend(changes);
+                self.stands(key, &Arc::new(here));
+            }
+            None => self.resync(key, &seen, "what happened since is not kept, or of another epoch"),
+        }
+        Ok(())
+    }
+
+    /// Tells what is new of a breaker.
+    fn tell(&mut self, key: ModelKey) {
+        match self.engine.0.feed.news(&key, self.told.get(&key)) {
+            News::None => {}
+            News::Stands(position) => self.stands(&key, &position),
+            News::Resync(seen, why) => self.resync(&key, &seen, why),
+            News::Removed(expired) => {
+                if let Some(told) = self.told.get(&key).map(|told| Position::clone(told)) {
+                    self.tell_removed(&key, told, expired);
+                }
+            }
+            News::Changes(changes, position) => {
+                self.events.extend(changes.into_iter().map(|change| Event::Changed(key.clone(), change)));
+                self.stands(&key, &position);
+            }
+        }
+    }
+
+    fn resync(&mut self, key: &ModelKey, seen: &Arc<Seen>, why: &'static str) {
+        self.events.push_back(Event::Resync(Box::new(self.engine.tell(key, seen)), why));
+        self.stands(key, &seen.position);
+    }
+
+    fn tell_removed(&mut self, key: &ModelKey, position: Position, expired: bool) {
+        self.told.remove(key);
+        if position != Position::default() {
+            self.events.push_back(Event::Removed(Removed { key: key.clone(), position, expired }));
+        }
+    }
+
+    fn stands(&mut self, key: &ModelKey, position: &Arc<Position>) {
+        if **position == Position::default() {
+            self.told.remove(key);
+        } else {
+            self.told.insert(key.clone(), Arc::clone(position));
+        }
+    }
+}
+
+/// The changes after a generation, if the log still has all of them.
+fn missed(log: Log, after: i64) -> Option<Vec<Transition>> {
+    let first = log.transitions.first()?;
+    (first.position.generation == after + 1 && !log.more).then_some(log.transitions)
+}
+
+impl<S: BreakerStore> Following for EngineWatch<S> {
+    async fn next(&mut self) -> Answer<Event> {
+        let event = self.advance().await;
+        self.engine.answer(event)
+    }
+
+    fn begin_again(&mut self, why: &'static str) {
+        self.manner = Manner::Resyncs(why);
+        (self.first, self.looks, self.events) = (None, VecDeque::new(), VecDeque::new());
+    }
+}

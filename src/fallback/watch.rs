@@ -1,0 +1,98 @@
+//! One watch of breakers through outages: it stays open, says when memory answers, and begins again from what the
+//! shared store says once that answers again.
+
+use std::{future::pending, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::State;
+use crate::{
+    breakers::{
+        Breakers,
+        operations::Following,
+        watch::{Event, Watch},
+    },
+    call::{Answer, ServingMode, Source},
+    error::Result,
+};
+
+/// A watch on breakers of a shared store, or of memory while that is unreachable.
+#[derive(Debug)]
+pub struct FallbackWatch<W, L: Breakers> {
+    shared: W,
+    local: Arc<L>,
+    watch: Watch,
+    state: watch::Receiver<State>,
+    /// The watch on memory, in an outage.
+    outage: Option<L::Watch>,
+    is_synced: bool,
+}
+
+impl<W: Following, L: Breakers> FallbackWatch<W, L> {
+    pub(super) fn new(shared: W, local: Arc<L>, watch: Watch, state: watch::Receiver<State>) -> Result<Self> {
+        let mut new = Self { shared, local, watch, state, outage: None, is_synced: false };
+        if new.is_outage() {
+            new.outage = Some(new.local.watch(new.watch.clone())?);
+        }
+        Ok(new)
+    }
+
+    fn is_outage(&mut self) -> bool {
+        matches!(*self.state.borrow_and_update(), State::Unreachable)
+    }
+
+    /// Goes over to memory.
+    fn leave(&mut self) -> Result<()> {
+        // Whoever was told everything already is told of memory's breakers only what changes.
+        let watch = if self.is_synced { self.watch.clone().of_changes() } else { self.watch.clone() };
+        self.outage = Some(self.local.watch(watch)?);
+        Ok(())
+    }
+}
+
+/// Why everything is told once more after an outage.
+const RETURNED: &str = "redis was unreachable: this is the state that all instances share";
+
+impl<W: Following, L: Breakers> Following for FallbackWatch<W, L> {
+    async fn next(&mut self) -> Answer<Event> {
+        loop {
+            match (self.is_outage(), self.outage.is_some()) {
+                (true, false) if self.leave().is_ok() => {
+                    let value = Event::ModeChanged(ServingMode::Degraded);
+                    return Answer { value, source: Source::Local { as_of: None } };
+                }
+                (false, true) => {
+                    self.outage = None;
+                    self.shared.begin_again(RETURNED);
+                    return Answer::shared(Event::ModeChanged(ServingMode::Shared));
+                }
+                (true, _) | (false, false) => {}
+            }
+            let event = async {
+                match &mut self.outage {
+                    Some(local) => local.next().await,
+                    None => self.shared.next().await,
+                }
+            };
+            let answer = tokio::select! {
+                changed = self.state.changed() => match changed {
+                    Ok(()) => continue,
+                    // Reachability lives as long as the process serves.
+                    Err(_) => pending().await,
+                },
+                answer = event => answer,
+            };
+            if answer.value != Event::Synced {
+                return answer;
+            }
+            // What was told once is not told again after an outage.
+            if !std::mem::replace(&mut self.is_synced, true) {
+                return answer;
+            }
+        }
+    }
+
+    fn begin_again(&mut self, why: &'static str) {
+        self.shared.begin_again(why);
+    }
+}
