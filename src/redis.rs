@@ -20,6 +20,7 @@ mod fork;
 mod index;
 mod keys;
 mod list;
+mod notifications;
 mod pool;
 mod read;
 mod reply;
@@ -28,6 +29,7 @@ mod scripts;
 mod threads;
 
 pub use breakers::RedisBreakers;
+pub use notifications::{Notifications, Ring};
 pub use threads::RedisThreads;
 
 /// What a greeting of Redis told.

@@ -13,10 +13,10 @@ use crate::{
     fallback::{Fallback, FallbackBreakers, Reachability, State},
     grpc::{self, Listen, Listener, Options},
     memory::{MemoryBreakers, MemoryCopies, MemoryThreads},
-    redis::{Redis, RedisBreakers, RedisThreads},
+    redis::{Notifications, Redis, RedisBreakers, RedisThreads, Ring},
     settings::{self, Settings},
     shutdown::Shutdown,
-    threads::{Limits, ThreadStore, Ttl},
+    threads::{Limits, ThreadStore, Ttl, bells::ThreadBells},
 };
 
 /// How long a probe may take before it is taken for a failure anyway.
@@ -97,6 +97,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         local.forget();
     };
     shutdown.spawn("probe", async move { watched.run(token, probe, on_change).await });
+    let (doorbell, bells) = (Arc::new(Doorbell::new()), Arc::new(ThreadBells::new()));
+    listen(&settings, &instance, doorbell, bells, &shutdown)?;
     let is_reachable = follow(&reachability, &shutdown);
     serve(settings, Arc::new(store), Arc::new(breakers), Some(is_reachable), shutdown).await
 }
@@ -142,6 +144,24 @@ async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>, Fault> 
             Ok(Err(cause))
         }
     }
+}
+
+/// Listens for changes in Redis.
+fn listen(
+    settings: &Settings,
+    instance: &str,
+    doorbell: Arc<Doorbell>,
+    bells: Arc<ThreadBells>,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let notifications = Notifications::new(&settings.redis, instance, doorbell, Arc::clone(&bells))?;
+    let on_ring = move |ring| match ring {
+        Ring::Thread(id) => bells.ring(&id),
+        Ring::Everything => bells.ring_all(),
+        Ring::Breaker(_) => {}
+    };
+    shutdown.spawn("notifications", notifications.run(shutdown.token(), on_ring));
+    Ok(())
 }
 
 /// Tells health whether Redis is reachable.

@@ -74,6 +74,35 @@ impl Keys {
         format!("{}circuit_breakers", self.prefix)
     }
 
+    /// The breaker whose state is kept there, if one is.
+    pub(super) fn breaker_at(&self, key: &str) -> Option<ModelKey> {
+        let name = key.strip_prefix(&self.prefix)?.strip_prefix("circuit_breaker:")?;
+        ModelKey::parse("", name).ok()
+    }
+
+    /// The thread that is kept there, if one is.
+    pub(super) fn thread_at(&self, key: &str) -> Option<ThreadId> {
+        let tag = key.strip_prefix(&self.prefix)?.strip_prefix("conversation_thread:")?;
+        ThreadId::parse("", tag.strip_prefix('{')?.strip_suffix('}')?).ok()
+    }
+
+    /// The pattern of all breakers' states, which no other key of ours matches.
+    pub(super) fn every_breaker(&self) -> String {
+        let mut pattern = String::new();
+        for c in self.prefix.chars() {
+            if r"\*?[]".contains(c) {
+                pattern.push('\\');
+            }
+            pattern.push(c);
+        }
+        pattern + "circuit_breaker:*"
+    }
+
+    /// What a process rings itself with.
+    pub(super) fn doorbell(&self, instance: &str) -> String {
+        format!("{}fusewire:doorbell:{instance}", self.prefix)
+    }
+
     /// What a probe writes.
     pub(super) fn probe(&self) -> String {
         format!("{}conversation_threads:probe", self.prefix)
@@ -95,5 +124,29 @@ mod tests {
         assert_eq!(breaker[0], "prod:circuit_breaker:openai:gpt-5");
         assert_eq!(breaker[4], "{prod:circuit_breaker:openai:gpt-5}:log");
         assert_eq!(keys.thread(&id)[1], "prod:conversation_thread:{a:b}:messages");
+    }
+
+    #[test]
+    fn states_of_breakers_and_threads_are_told_from_all_other_keys() {
+        let id = ThreadId::parse("id", "a:b").unwrap();
+        let model = ModelKey::parse("", "openai:gpt-5").unwrap();
+        for prefix in ["", "prod:", "a*[b]?"] {
+            let keys = Keys::new(prefix);
+            let [thread, parts @ ..] = keys.thread(&id);
+            let [breaker, companions @ ..] = keys.breaker(&model);
+            assert_eq!((keys.thread_at(&thread), keys.breaker_at(&thread)), (Some(id.clone()), None));
+            assert_eq!((keys.thread_at(&breaker), keys.breaker_at(&breaker)), (None, Some(model.clone())));
+            let others =
+                [keys.breakers(), keys.probe(), keys.doorbell("x"), format!("x{breaker}"), "x".into()];
+            for other in parts.iter().chain(&companions).chain(&others) {
+                assert_eq!((keys.thread_at(other), keys.breaker_at(other)), (None, None), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_pattern_takes_the_prefix_literally() {
+        assert_eq!(Keys::new("").every_breaker(), "circuit_breaker:*");
+        assert_eq!(Keys::new(r"a*[b]?\c").every_breaker(), r"a\*\[b\]\?\\ccircuit_breaker:*");
     }
 }

@@ -54,7 +54,7 @@ pub(super) struct Handle {
 impl Handle {
     /// Runs one operation, at most until the connection is lost. A request that is handed over in the very moment of
     /// the loss may else get neither an answer nor an error, and wait for its bound.
-    async fn run<T, F, Fut>(&self, attempt: F) -> RedisResult<T>
+    pub(super) async fn run<T, F, Fut>(&self, attempt: F) -> RedisResult<T>
     where
         F: FnOnce(MultiplexedConnection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
@@ -64,6 +64,11 @@ impl Handle {
             reply = attempt(self.connection.clone()) => reply,
             () = self.lost.cancelled() => Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
         }
+    }
+
+    /// Waits until the connection is lost.
+    pub(super) async fn lost(&self) {
+        self.lost.cancelled().await;
     }
 }
 
@@ -96,13 +101,14 @@ impl Drop for Suspicion {
 }
 
 /// Opens connections as configured.
-struct Dialer {
+pub(super) struct Dialer {
     client: Client,
     config: AsyncConnectionConfig,
 }
 
 impl Dialer {
-    fn new(settings: &RedisSettings) -> Result<Self> {
+    /// Fails on settings that can never work.
+    pub(super) fn new(settings: &RedisSettings) -> Result<Self> {
         let misconfigured = |error: RedisError| Error::Misconfigured(error.into());
         let endpoint = &settings.endpoint;
         let addr = match &endpoint.address {
@@ -141,6 +147,15 @@ impl Dialer {
     }
 
     async fn dial(&self) -> RedisResult<Handle> {
+        self.dial_hearing(|_| {}).await
+    }
+
+    /// Opens a connection whose pushes `hear` gets, one after the other, before any reply that follows them. It is called
+    /// by the task that drives the connection, so it must be quick and must not block.
+    pub(super) async fn dial_hearing(
+        &self,
+        hear: impl Fn(&PushInfo) + Send + Sync + 'static,
+    ) -> RedisResult<Handle> {
         let broken = Arc::new(AtomicBool::new(false));
         let lost = CancellationToken::new();
         let (flag, ended) = (Arc::clone(&broken), lost.clone());
@@ -149,6 +164,7 @@ impl Dialer {
                 flag.store(true, Ordering::Release);
                 ended.cancel();
             }
+            hear(&push);
             Ok::<_, std::convert::Infallible>(())
         });
         let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;

@@ -19,6 +19,8 @@ mod imports;
 #[cfg(test)]
 mod local;
 #[cfg(test)]
+mod notifications;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod redis_connection;

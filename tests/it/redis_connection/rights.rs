@@ -20,11 +20,24 @@ use crate::support::{
 const LEAST: &str = "-@all +ping +info +time +set +evalsha +eval +script|load +zrevrangebyscore +zrangebyscore \
     +zscore +select +exists +expire +get +hdel +hexists +hget +hgetall +hlen +hmget +hset +lindex +llen +lpop \
     +lrange +lset +ltrim +persist +pexpire +pexpireat +pttl +rename +rpush +setex +strlen +unlink +zadd +zrem \
-    +hkeys +xadd +xrange +xrevrange +zcard +zcount +zrange +zremrangebyscore";
+    +hkeys +xadd +xrange +xrevrange +zcard +zcount +zrange +zremrangebyscore +subscribe +psubscribe +unsubscribe \
+    +config|get +config|set";
 
-/// The keys of the service behind a prefix, as the README names them.
+/// The keys and channels of the service behind a prefix, as the README names them.
 fn keys(prefix: &str) -> String {
-    format!("~{prefix}conversation_thread* ~{prefix}circuit_breaker* ~{{{prefix}circuit_breaker*")
+    let channel = format!("&__keyspace@0__:{prefix}");
+    format!(
+        "~{prefix}conversation_thread* ~{prefix}circuit_breaker* ~{{{prefix}circuit_breaker* \
+         ~{prefix}fusewire:doorbell:* resetchannels {channel}circuit_breaker:* {channel}conversation_thread:* \
+         {channel}fusewire:doorbell:*"
+    )
+}
+
+/// Code of the README that begins so.
+fn in_readme(begin: &str) -> String {
+    let readme = include_str!("../../../README.md");
+    let code = readme.split('`').find(|code| code.starts_with(begin));
+    code.unwrap_or_else(|| panic!("README.md has no {begin}")).replace('\n', " ")
 }
 
 /// Runs what every rpc runs, and a sweep.
@@ -80,6 +93,7 @@ async fn suffices(rules: &str, prefix: &str) {
     let service = serves(options).await;
     use_everything(&service).await;
     service.wait_for_log("swept expired threads", super::SOON).await;
+    service.wait_for_log("keyspace notifications ring", super::SOON).await;
     let denied: Vec<Vec<redis::Value>> = raw.get(&["ACL", "LOG"]).await;
     assert!(denied.is_empty(), "{denied:#?}");
 }
@@ -101,10 +115,18 @@ async fn a_short_list_of_commands_suffices() {
 
 #[tokio::test]
 async fn the_commands_that_the_readme_names_suffice() {
-    let readme = include_str!("../../../README.md");
-    let rules =
-        readme.split('`').find(|code| code.starts_with("+@connection ")).expect("the rules in README.md");
-    suffices(&format!("{} -@all {}", keys(""), rules.replace('\n', " ")), "").await;
+    let rules = format!("{} {}", in_readme("+@connection "), in_readme("+subscribe "));
+    suffices(&format!("{} -@all {rules}", keys("")), "").await;
+}
+
+#[tokio::test]
+async fn without_the_rights_to_be_notified_the_service_polls_and_serves() {
+    let keys = keys("").split(" resetchannels").next().unwrap().to_owned();
+    let rules = format!("{keys} resetchannels -@all {}", in_readme("+@connection "));
+    let redis = RedisServer::start(RedisOptions::tcp().acl_user("app", "pw", &rules)).await;
+    let service = serves(options().var("REDIS_URL", &redis.url_as("app", "pw"))).await;
+    use_everything(&service).await;
+    service.wait_for_log("not subscribed to keyspace notifications", super::SOON).await;
 }
 
 #[tokio::test]
@@ -128,6 +150,11 @@ async fn no_command_of_the_list_is_superfluous() {
         "zrange",
         "select",
         "get",
+        "subscribe",
+        "psubscribe",
+        "unsubscribe",
+        "config|get",
+        "config|set",
     ];
     for command in LEAST.split(" +").skip(1).map(str::trim) {
         let call = format!("redis.call('{}'", command.to_uppercase());
