@@ -78,6 +78,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     let doorbell = Arc::new(Doorbell::new());
     let shared = Engine::new(shared, policies, &instance, Some(Arc::clone(&doorbell)), shutdown.clone());
     start(&shared, &shutdown);
+    listen(&settings, &instance, doorbell, (Arc::new(ThreadBells::new()), shared.clone()), &shutdown)?;
     let local = MemoryBreakers::new(redis.clock(), max_breakers).of_instance(instance.as_str().into());
     let local = Engine::in_place_of(&shared, local);
     start(&local, &shutdown);
@@ -97,8 +98,6 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         local.forget();
     };
     shutdown.spawn("probe", async move { watched.run(token, probe, on_change).await });
-    let (doorbell, bells) = (Arc::new(Doorbell::new()), Arc::new(ThreadBells::new()));
-    listen(&settings, &instance, doorbell, bells, &shutdown)?;
     let is_reachable = follow(&reachability, &shutdown);
     serve(settings, Arc::new(store), Arc::new(breakers), Some(is_reachable), shutdown).await
 }
@@ -147,18 +146,21 @@ async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>, Fault> 
 }
 
 /// Listens for changes in Redis.
-fn listen(
+fn listen<S: BreakerStore>(
     settings: &Settings,
     instance: &str,
     doorbell: Arc<Doorbell>,
-    bells: Arc<ThreadBells>,
+    (bells, breakers): (Arc<ThreadBells>, Engine<S>),
     shutdown: &Shutdown,
 ) -> Result<()> {
     let notifications = Notifications::new(&settings.redis, instance, doorbell, Arc::clone(&bells))?;
     let on_ring = move |ring| match ring {
         Ring::Thread(id) => bells.ring(&id),
-        Ring::Everything => bells.ring_all(),
-        Ring::Breaker(_) => {}
+        Ring::Breaker(key) => breakers.ring(&key),
+        Ring::Everything => {
+            bells.ring_all();
+            breakers.ring_all();
+        }
     };
     shutdown.spawn("notifications", notifications.run(shutdown.token(), on_ring));
     Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{
-    AcquireFirstRequest, AcquireFirstResponse, Mode,
+    AcquireFirstRequest, AcquireFirstResponse, Admission, Mode,
     Outcome::{Cancelled, Success},
     RejectionReason, State,
 };
@@ -26,6 +26,7 @@ on_every_store_and_on_a_pair!(
 
 fn choosing(keys: &[&str], request_id: &str) -> AcquireFirstRequest {
     AcquireFirstRequest {
+        admission: Admission::Shared.into(),
         model_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
         request_id: request_id.to_owned(),
         ..Default::default()

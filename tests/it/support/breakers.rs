@@ -9,13 +9,14 @@ use std::{
 };
 
 use fusewire::grpc::proto::{
-    AcquireFirstRequest, AcquireFirstResponse, AcquireRequest, AcquireResponse, Breaker, BreakerSettings,
-    ConfigureBreakerRequest, ConfigureBreakerResponse, DeleteBreakerRequest, DeleteBreakerResponse,
-    Disposition, GetBreakerRequest, GetBreakerResponse, ListBreakersRequest, ListBreakersResponse,
-    ListTransitionsRequest, ListTransitionsResponse, Mode, Outcome, OverrideBreakerRequest,
-    OverrideBreakerResponse, Permit, RenewPermitRequest, RenewPermitResponse, ReportRequest, ReportResponse,
-    ResetBreakerRequest, ResetBreakerResponse, State, Transition, TripBreakerRequest, TripBreakerResponse,
-    breaker_settings::Window, circuit_breakers_client::CircuitBreakersClient,
+    AcquireFirstRequest, AcquireFirstResponse, AcquireRequest, AcquireResponse, Admission, Breaker,
+    BreakerSettings, ConfigureBreakerRequest, ConfigureBreakerResponse, DeleteBreakerRequest,
+    DeleteBreakerResponse, Disposition, GetBreakerRequest, GetBreakerResponse, ListBreakersRequest,
+    ListBreakersResponse, ListTransitionsRequest, ListTransitionsResponse, Mode, Outcome,
+    OverrideBreakerRequest, OverrideBreakerResponse, Permit, RenewPermitRequest, RenewPermitResponse,
+    ReportRequest, ReportResponse, ResetBreakerRequest, ResetBreakerResponse, State, Transition,
+    TripBreakerRequest, TripBreakerResponse, breaker_settings::Window,
+    circuit_breakers_client::CircuitBreakersClient,
 };
 use tonic::{Status, transport::Channel};
 
@@ -175,8 +176,9 @@ impl Breakers {
     }
 }
 
+/// A question that Redis answers, so that what another service was told a moment ago counts for sure.
 pub(crate) fn asking(key: &str) -> AcquireRequest {
-    AcquireRequest { model_key: key.to_owned(), ..Default::default() }
+    AcquireRequest { model_key: key.to_owned(), admission: Admission::Shared.into(), ..Default::default() }
 }
 
 pub(crate) fn telling(permit: &Permit, outcome: Outcome) -> ReportRequest {
