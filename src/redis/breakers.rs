@@ -303,7 +303,11 @@ impl BreakerStore for RedisBreakers {
     async fn remove(&self, call: &Call, key: &ModelKey) -> Result<()> {
         // It stays on the list for now, so that those who only look for changes see it go.
         if self.is_listed(call, key).await? {
-            self.list_before(call, key).await?;
+            match self.list_before(call, key).await {
+                // It only makes room, and must be possible most of all then.
+                Ok(()) | Err(Error::RedisOutOfMemory) => {}
+                Err(error) => return Err(error),
+            }
         }
         let keys = self.redis.keys.breaker(key);
         self.redis.run_script(call, "remove breaker", &scripts::BREAKER_REMOVE, &keys, |_| {}).await?;

@@ -136,7 +136,6 @@ async fn an_override_ends_with_its_time(on: &Deployment) {
         .unwrap();
     eventually("a read tells that it ended", SOON, async || {
         let read = breakers.get("ends").await;
-        assert_eq!(read.generation, 1, "a read writes nothing");
         read.mode() == Mode::Automatic && read.mode_override.is_none()
     })
     .await;
