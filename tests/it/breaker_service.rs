@@ -20,10 +20,10 @@ mod races;
 mod settings;
 mod trial;
 
-/// Everything in Redis but the service's heartbeat, as bytes, and when it expires.
+/// Everything in Redis but the service's heartbeats, as bytes, and when it expires.
 async fn contents(raw: &Raw) -> BTreeMap<String, (Vec<u8>, i64)> {
     let mut keys: Vec<String> = raw.get(&["KEYS", "*"]).await;
-    keys.retain(|key| !key.ends_with(":probe"));
+    keys.retain(|key| !key.ends_with(":probe") && !key.contains("fusewire:doorbell:"));
     let mut contents = BTreeMap::new();
     for key in keys {
         let value = (raw.get(&["DUMP", &key]).await, raw.get(&["PEXPIRETIME", &key]).await);
