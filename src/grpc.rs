@@ -15,7 +15,7 @@ use tonic::{
 use tower::layer::util::{Identity, Stack};
 use tracing::{info, warn};
 
-use self::{breakers::BreakersService, calls::Calls, health::Health, threads::Threads};
+use self::{breakers::BreakersService, calls::Calls, health::Health, streams::Streams, threads::Threads};
 use crate::{
     breakers::Breakers,
     call::Source,
@@ -38,6 +38,7 @@ mod parts;
 mod reflection;
 mod requests;
 mod status;
+mod streams;
 mod threads;
 mod tokens;
 
@@ -72,6 +73,8 @@ pub struct Options {
     pub max_concurrent_streams: u32,
     /// Calls in flight at once in this process; what is over is refused.
     pub max_concurrent_calls: usize,
+    /// Streams of watches open at once in this process; what is over is refused.
+    pub max_open_streams: usize,
     /// After this much silence a connection is pinged, by HTTP/2 and by TCP.
     pub keepalive_interval: Duration,
     /// A connection that does not answer the ping in this time is closed.
@@ -98,9 +101,10 @@ pub async fn serve<S: ThreadStore, B: Breakers>(
     let is_only_memory = redis.is_none();
     let health = Health::new(redis).await;
     let calls = Calls::new(options.max_concurrent_calls, shutdown.token());
+    let streams = Streams::new(options.max_open_streams, shutdown.token());
     let knows = if is_only_memory { Source::Local { as_of: None } } else { Source::Shared };
     let threads = Threads::new(store, options.default_ttl, knows);
-    let routes = routes(&options, threads, BreakersService::new(breakers), &health)?;
+    let routes = routes(&options, threads, BreakersService::new(breakers, streams.clone()), &health)?;
     let server = server(&options, calls.clone(), routes);
 
     // Nobody can ask before the listeners serve.
@@ -116,7 +120,7 @@ pub async fn serve<S: ThreadStore, B: Breakers>(
         () = health.follow_redis() => {}
     }
 
-    info!(calls = calls.in_flight(), "shutting down");
+    info!(calls = calls.in_flight(), streams = streams.open_now(), "shutting down");
     health.end().await;
     stop.cancel();
     drain(servers, &calls, options.drain_deadline).await

@@ -214,6 +214,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
         max_response_bytes: usize::try_from(server.max_response_bytes).unwrap_or(usize::MAX),
         max_concurrent_streams: server.max_concurrent_streams,
         max_concurrent_calls: usize::try_from(server.max_concurrent_calls).unwrap_or(usize::MAX),
+        max_open_streams: usize::try_from(server.max_open_streams).unwrap_or(usize::MAX),
         keepalive_interval: server.keepalive_interval,
         keepalive_timeout: server.keepalive_timeout,
         drain_deadline: server.drain_deadline,

@@ -67,6 +67,8 @@ pub struct ServerSettings {
     pub max_concurrent_streams: u32,
     /// Calls in work in this process, 1 to 100,000.
     pub max_concurrent_calls: u32,
+    /// Watches open at once in this process, 1 to 100,000.
+    pub max_open_streams: u32,
     /// Silence on a connection before it is pinged, 1 s to 1 h.
     #[serde(deserialize_with = "limits::duration")]
     pub keepalive_interval: Duration,

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status, async_trait};
 use tracing::Span;
 
 use super::{
     calls::{Reply, call},
     convert, proto,
+    streams::Streams,
 };
 use crate::{
     breakers::{Breakers, ModelKey, operations::Order},
@@ -27,12 +28,13 @@ mod watch;
 #[derive(Debug)]
 pub(super) struct BreakersService<B> {
     breakers: Arc<B>,
+    streams: Streams,
 }
 
 impl<B: Breakers> BreakersService<B> {
-    /// Serves `breakers`.
-    pub(super) fn new(breakers: Arc<B>) -> Self {
-        Self { breakers }
+    /// Serves `breakers`; their watches are among `streams`.
+    pub(super) fn new(breakers: Arc<B>, streams: Streams) -> Self {
+        Self { breakers, streams }
     }
 
     /// Carries out an order; tells the breaker afterwards, and who answered.
@@ -190,8 +192,9 @@ impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersSe
         &self,
         request: Request<proto::WatchBreakersRequest>,
     ) -> Reply<Self::WatchBreakersStream> {
+        let place = self.streams.enter(&call(&request, false))?;
         let watch = self.breakers.watch(watch::parse(request.into_inner())?)?;
-        Ok(Response::new(watch::events(watch).boxed()))
+        Ok(place.serve(watch::events(watch)))
     }
 }
 

@@ -152,7 +152,7 @@ async fn bound<F: Future>(
 
 /// Ends at the deadline, if there is one. It looks at the clock at every poll, because it may be tonic's timer for the
 /// same moment that woke this task, and ours would follow too late.
-async fn passed(deadline: Option<Instant>) {
+pub(super) async fn passed(deadline: Option<Instant>) {
     let Some(deadline) = deadline else { return std::future::pending().await };
     let mut sleep = pin!(sleep_until(deadline));
     poll_fn(|cx| if Instant::now() >= deadline { Poll::Ready(()) } else { sleep.as_mut().poll(cx) }).await;

@@ -46,6 +46,15 @@ pub(super) fn too_many_calls(limit: usize) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// Refuses a stream over the limit of streams that are open at once.
+pub(super) fn too_many_streams(limit: usize) -> Status {
+    let message = format!("the server has {limit} streams open and opens no more");
+    let mut details = ErrorDetails::new();
+    details.set_error_info("TOO_MANY_STREAMS", DOMAIN, HashMap::new());
+    details.add_quota_failure_violation("server", message.as_str());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
 /// Refuses a call that begins after the shutdown did, or ends one that outlives the drain deadline.
 pub(super) fn shutting_down() -> Status {
     let mut details = ErrorDetails::new();

@@ -149,6 +149,7 @@ impl Running {
             max_response_bytes: 64 << 20,
             max_concurrent_streams: 100,
             max_concurrent_calls: 2,
+            max_open_streams: 2,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             drain_deadline,

@@ -152,8 +152,14 @@ impl Teller {
     /// There is no connection on which anything could be heard.
     fn is_lost(&mut self, cause: &Error) {
         self.doorbell.silence(&cause.to_string());
-        if self.is_new(Told::Lost) {
+        if !self.is_new(Told::Lost) {
+            return;
+        }
+        if matches!(cause, Error::Misconfigured(_)) {
             warn!(error = %cause, "not subscribed to keyspace notifications: redis is asked every second");
+        } else {
+            // Where it is more than a lost connection, the probe of the whole Redis warns.
+            info!(error = %cause, "not subscribed to keyspace notifications: redis is asked every second");
         }
     }
 

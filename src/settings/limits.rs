@@ -20,6 +20,7 @@ pub(super) const LIMITS: &[(&str, Limit)] = &[
     ("server.max_response_bytes", Limit::Size("4MiB", "1GiB")),
     ("server.max_concurrent_streams", Limit::Count(1, 100_000)),
     ("server.max_concurrent_calls", Limit::Count(1, 100_000)),
+    ("server.max_open_streams", Limit::Count(1, 100_000)),
     ("server.keepalive_interval", Limit::Span("1s", "1h")),
     ("server.keepalive_timeout", Limit::Span("1s", "10m")),
     ("redis.port", Limit::Count(1, 65_535)),

@@ -78,6 +78,7 @@ fn embedded_defaults_load_and_validate() {
     assert_eq!(server.drain_deadline, Duration::from_secs(10));
     assert_eq!((server.max_request_bytes, server.max_response_bytes), (8 << 20, 64 << 20));
     assert_eq!((server.max_concurrent_streams, server.max_concurrent_calls), (1000, 1000));
+    assert_eq!(server.max_open_streams, 2000);
     assert_eq!(server.keepalive_interval, Duration::from_secs(30));
     assert_eq!(server.keepalive_timeout, Duration::from_secs(20));
     assert_eq!((redis.enabled, redis.required, redis.pool_size), (true, false, 4));
@@ -291,7 +292,7 @@ fn print_config_shows_every_setting_with_its_source() {
         .try_load()
         .unwrap();
     let lines: Vec<_> = printed.to_string().lines().map(str::to_owned).collect();
-    assert!(lines.is_sorted() && lines.len() == 36, "{printed}");
+    assert!(lines.is_sorted() && lines.len() == 37, "{printed}");
     for line in [
         "breakers.policies = []  # defaults",
         "log.filter = \"info\"  # defaults",

@@ -20,7 +20,7 @@ mod races;
 mod settings;
 mod trial;
 
-/// Everything in Redis but the service's heartbeat, as bytes, and when it expires.
+/// Everything in Redis but the service's heartbeats, as bytes, and when it expires.
 async fn contents(raw: &Raw) -> BTreeMap<String, (Vec<u8>, i64)> {
     let mut keys: Vec<String> = raw.get(&["KEYS", "*"]).await;
     keys.retain(|key| !key.ends_with(":probe") && !key.contains("fusewire:doorbell:"));

@@ -114,7 +114,7 @@ async fn parts_are_taken_literally() {
     let password = "p@s:s/w%41rdé";
     let redis = RedisServer::start(RedisOptions::tcp()).await;
     let rule = format!(">{password}");
-    redis.raw().await.run(&["ACL", "SETUSER", "app", "on", &rule, "~*", "+@all"]).await;
+    redis.raw().await.run(&["ACL", "SETUSER", "app", "on", &rule, "~*", "&*", "+@all"]).await;
     let port = redis.addr().port().to_string();
     let parts = options()
         .var("REDIS_HOST", "127.0.0.1")

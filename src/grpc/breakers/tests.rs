@@ -2,6 +2,8 @@
 
 use std::{future::Future, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     proto::{
         AcquireFirstRequest, AcquireRequest, ResetBreakerRequest, circuit_breakers_server::CircuitBreakers,
@@ -152,7 +154,7 @@ impl Breakers for UpAndDown {
 }
 
 fn service() -> BreakersService<UpAndDown> {
-    BreakersService::new(Arc::new(UpAndDown))
+    BreakersService::new(Arc::new(UpAndDown), Streams::new(1, CancellationToken::new()))
 }
 
 #[tokio::test]

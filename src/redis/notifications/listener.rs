@@ -28,11 +28,10 @@ impl Listener {
     /// Takes one push. A ring has been passed on when this returns, so it comes before any ring of our own that the
     /// server sent later.
     pub(super) fn hear(&self, push: &PushInfo) {
-        let (channel, event) = match (&push.kind, push.data.as_slice()) {
-            (PushKind::Message, [channel, event]) | (PushKind::PMessage, [_, channel, event]) => {
-                (channel, event)
-            }
-            _ => return,
+        let ((PushKind::Message, [channel, event]) | (PushKind::PMessage, [_, channel, event])) =
+            (&push.kind, push.data.as_slice())
+        else {
+            return;
         };
         match text(channel).and_then(|channel| self.channels.about(channel)) {
             // The probe also renews its expiry, which rings as well and proves nothing about what was written.

@@ -155,11 +155,11 @@ impl<'a> Session<'a> {
     async fn ring(&mut self, written: &mut Option<Instant>, teller: &mut Teller) -> RedisResult<()> {
         let sent = Instant::now();
         self.rung.mark_unchanged();
-        let mut set = pipe();
+        let mut write = pipe();
         let (key, kept) = (self.channels.probe_key(), i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX));
-        set.hset(key, "rings", 1).pexpire(key, kept);
+        write.hset(key, "rings", 1).pexpire(key, kept);
         let (added, _): (i64, i64) =
-            self.ask(async |mut connection| set.query_async(&mut connection).await).await?;
+            self.ask(async |mut connection| write.query_async(&mut connection).await).await?;
         // Redis got the one before no earlier than it was sent: it cannot have expired yet.
         let is_young = written.is_some_and(|written| written.elapsed() < KEPT);
         let was_lost = added > 0 && is_young;

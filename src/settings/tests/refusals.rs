@@ -8,6 +8,7 @@ fn ranges_are_kept_at_both_ends() {
         ("server.drain_deadline", ["0s", "10m"], ["-1s", "601s"]),
         ("server.max_request_bytes", ["4MiB", "64MiB"], ["4194303", "65MiB"]),
         ("server.max_concurrent_calls", ["1", "100000"], ["0", "100001"]),
+        ("server.max_open_streams", ["1", "100000"], ["0", "100001"]),
         ("redis.port", ["1", "65535"], ["0", "65536"]),
         ("redis.db", ["0", "2147483647"], ["-1", "2147483648"]),
         ("redis.pool_size", ["1", "256"], ["0", "257"]),

@@ -131,12 +131,13 @@ async fn calls_open_no_connections() {
     let on = BehindProxy::start_patient(RedisOptions::tcp()).await;
     let threads = on.threads();
     threads.create("t").await;
-    // The pool fills itself behind the first calls: as many as are configured, and the probe's own.
-    eventually("the pool is full", SOON, async || on.proxy.accepted() == 5).await;
+    // The pool fills itself behind the first calls: as many as are configured, the probe's own and
+    // the subscriber's.
+    eventually("the pool is full", SOON, async || on.proxy.accepted() == 6).await;
     for n in 0..200 {
         threads.append("t", numbered(n, n)).await;
     }
-    assert_eq!(on.proxy.accepted(), 5);
+    assert_eq!(on.proxy.accepted(), 6);
 }
 
 #[tokio::test]

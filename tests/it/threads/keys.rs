@@ -111,7 +111,8 @@ async fn a_thread_is_readable_with_hgetall(on: &Deployment) {
 async fn all_keys(on: &Deployment, raw: &Raw) -> Vec<String> {
     let mut keys: Vec<String> = raw.get(&["KEYS", "*"]).await;
     let not_threads = ["probe", "sweep"].map(|name| on.key(&format!("conversation_threads:{name}")));
-    keys.retain(|key| !not_threads.contains(key));
+    let doorbell = on.key("fusewire:doorbell:");
+    keys.retain(|key| !not_threads.contains(key) && !key.starts_with(&doorbell));
     keys.sort();
     keys
 }

@@ -277,7 +277,7 @@ async fn lost_connections_are_retried_inside() {
 /// Everything in Redis, as bytes.
 async fn dump(raw: &Raw) -> BTreeMap<String, Vec<u8>> {
     let mut keys: Vec<String> = raw.get(&["KEYS", "*"]).await;
-    // The server's own heartbeat.
+    // The server's own heartbeats.
     keys.retain(|key| !key.ends_with(":probe") && !key.contains("fusewire:doorbell:"));
     let mut dump = BTreeMap::new();
     for key in keys {
