@@ -19,7 +19,7 @@ use super::{
     BreakerSettings, Counts, Mode, ModelKey, Outcome, Position, Reason, RejectionReason, Snapshot, State,
     View,
     operations::{Acquired, Breaker, Order, Ordered, Rejection},
-    store::{Change, LeaseResult, Wish},
+    store::{Begins, Change, LeaseResult, Wish},
 };
 use crate::{
     clock::Timestamp,
@@ -277,7 +277,7 @@ fn reanchored(view: &View) -> Change {
 
 /// A change to another state, or to the same one from its beginning.
 fn begins(view: &View, to: State, reason: Reason) -> Change {
-    Change { to, mode: Mode::Automatic, begins: true, empties: true, ..stays(view, reason) }
+    Change { to, mode: Mode::Automatic, begins: Begins::State, empties: true, ..stays(view, reason) }
 }
 
 /// A change of mode or deadline alone.
@@ -289,11 +289,10 @@ fn stays(view: &View, reason: Reason) -> Change {
         to: snapshot.state,
         mode: mode(view),
         reason,
-        begins: false,
+        begins: Begins::Nothing,
         empties: false,
         open_for: None,
         reanchors: false,
-        begins_epoch: false,
         attempts: snapshot.attempts,
         override_for: None,
         outcome: None,

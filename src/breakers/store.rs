@@ -164,6 +164,24 @@ pub struct Settled {
     pub disposition: Disposition,
 }
 
+/// What begins with a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// Nothing: mode or deadline moves.
+    Nothing,
+    /// A state: the fence moves to the new generation, and `since` to now.
+    State,
+    /// A state in an epoch of its own, with this change as its first: the store lost changes of the epoch before.
+    Epoch,
+}
+
+impl Begins {
+    /// Whether a state begins.
+    pub fn is_state(self) -> bool {
+        self != Self::Nothing
+    }
+}
+
 /// One change that the policy wants. Times are counted from the moment at which it happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -177,16 +195,14 @@ pub struct Change {
     pub mode: Mode,
     /// Why.
     pub reason: Reason,
-    /// Whether a state begins: the fence moves to the new generation, and `since` to now.
-    pub begins: bool,
+    /// What begins with it.
+    pub begins: Begins,
     /// Whether windows and leases start empty. A state that begins has them empty in any case.
     pub empties: bool,
     /// How long it is OPEN from now on. None: as before where it is OPEN afterwards.
     pub open_for: Option<Duration>,
     /// Whether `since` moves to now although no state begins: the clock went back.
     pub reanchors: bool,
-    /// Whether an epoch begins as well, with this change as its first: the store lost changes of the one before.
-    pub begins_epoch: bool,
     /// `attempts` afterwards.
     pub attempts: u32,
     /// How long an override lasts; only with a mode other than AUTOMATIC.

@@ -9,8 +9,8 @@ use crate::{
     breakers::{
         BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
         store::{
-            Batch, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Listed, Recorded,
-            Settled, Settlement, Terms, Told, Wish,
+            Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Listed,
+            Recorded, Settled, Settlement, Terms, Told, Wish,
         },
     },
     breakers::{History, Log, Position, View},
@@ -262,13 +262,13 @@ impl BreakerStore for RedisBreakers {
                 script.arg(&change.expected.epoch).arg(change.expected.generation).arg(&epoch);
                 script.arg(change.from.as_str()).arg(change.to.as_str());
                 script.arg(change.mode.as_str()).arg(change.reason.as_str());
-                script.arg(u8::from(change.begins)).arg(u8::from(change.empties));
+                script.arg(u8::from(change.begins.is_state())).arg(u8::from(change.empties));
                 script.arg(optional_millis(change.open_for)).arg(u8::from(change.reanchors));
                 script.arg(change.attempts).arg(optional_millis(change.override_for));
                 script.arg(change.outcome.map_or("", |outcome| outcome.as_str()));
                 script.arg(&change.actor).arg(&change.detail);
                 script.arg(change.request.as_deref().unwrap_or_default()).arg(&self.instance);
-                script.arg(u8::from(change.begins_epoch));
+                script.arg(u8::from(change.begins == Begins::Epoch));
             })
             .await?;
         heard.map(|heard| {

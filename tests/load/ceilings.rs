@@ -86,7 +86,9 @@ impl Ceiling {
     async fn run(&self, operation: &str, request: Bytes) -> Result<usize, Status> {
         let undecodable = |error: prost::DecodeError| Status::new(Code::Internal, error.to_string());
         let invocation = match operation {
-            "AcquireShared" => self.lease(&AcquireRequest::decode(request).map_err(undecodable)?.model_key),
+            "AcquireShared" | "AcquireCached" => {
+                self.lease(&AcquireRequest::decode(request).map_err(undecodable)?.model_key)
+            }
             "ReportHot" | "ReportMany" => {
                 self.record(&ReportRequest::decode(request).map_err(undecodable)?.model_key)
             }

@@ -25,12 +25,15 @@ mod drive;
 mod operations;
 mod rotate;
 mod servers;
+mod watch;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use drive::{Drive, Figures};
 use operations::Operation;
+use serde::Serialize;
 use servers::{Redis, Server};
+use watch::Watching;
 
 /// The ceilings have the allocator of the service.
 #[global_allocator]
@@ -79,6 +82,11 @@ fn main() {
         results.insert(operation.name(), medians);
     }
     report(&results);
+    let watching = "WatchBreakers".contains(&only).then(|| watch::measure(&redis, seconds * rounds));
+    if let Some(watching) = &watching {
+        watching.print();
+    }
+    save(&Measured { operations: &results, watching });
 }
 
 /// The median of the rates' ratios, round by round.
@@ -112,7 +120,17 @@ fn report(results: &BTreeMap<&str, BTreeMap<&str, Figures>>) {
             );
         }
     }
-    let json = serde_json::to_string_pretty(results).expect("figures are JSON");
+}
+
+/// Everything that was measured.
+#[derive(Serialize)]
+struct Measured<'a> {
+    operations: &'a BTreeMap<&'a str, BTreeMap<&'a str, Figures>>,
+    watching: Option<Watching>,
+}
+
+fn save(measured: &Measured<'_>) {
+    let json = serde_json::to_string_pretty(measured).expect("figures are JSON");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/load.json");
     fs::write(&path, json).expect("target/ can be written to");
 }

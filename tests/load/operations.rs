@@ -24,6 +24,8 @@ pub(crate) enum Operation {
     GetThread,
     /// Leave to call a model whose breaker is CLOSED, asked of Redis.
     AcquireShared,
+    /// The same, by what the instance knows.
+    AcquireCached,
     /// Reports of calls of one model.
     ReportHot,
     /// Reports of calls of many models.
@@ -34,12 +36,13 @@ pub(crate) enum Operation {
 const MODELS: usize = 2048;
 
 impl Operation {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::AppendTo100,
         Self::AppendTo10000,
         Self::ContextOf20,
         Self::GetThread,
         Self::AcquireShared,
+        Self::AcquireCached,
         Self::ReportHot,
         Self::ReportMany,
     ];
@@ -51,6 +54,7 @@ impl Operation {
             Self::ContextOf20 => "GetContext, 20 of 10,000",
             Self::GetThread => "GetThread",
             Self::AcquireShared => "Acquire, SHARED",
+            Self::AcquireCached => "Acquire, CACHED",
             Self::ReportHot => "Report, one model",
             Self::ReportMany => "Report, 2,048 models",
         }
@@ -63,6 +67,7 @@ impl Operation {
             Self::ContextOf20 => "0.75 × bare",
             Self::GetThread => "",
             Self::AcquireShared | Self::ReportMany => "0.90 × bare",
+            Self::AcquireCached => "0.90 × echo, no script calls",
             Self::ReportHot => "0.75 × echo, 0.1 script calls",
         }
     }
@@ -77,7 +82,7 @@ impl Operation {
             Self::AppendTo100 | Self::AppendTo10000 => "AppendMessages",
             Self::ContextOf20 => "GetContext",
             Self::GetThread => "GetThread",
-            Self::AcquireShared => "Acquire",
+            Self::AcquireShared | Self::AcquireCached => "Acquire",
             Self::ReportHot | Self::ReportMany => "Report",
         }
     }
@@ -87,7 +92,9 @@ impl Operation {
             Self::AppendTo100 | Self::AppendTo10000 | Self::ContextOf20 | Self::GetThread => {
                 "ConversationThreads"
             }
-            Self::AcquireShared | Self::ReportHot | Self::ReportMany => "CircuitBreakers",
+            Self::AcquireShared | Self::AcquireCached | Self::ReportHot | Self::ReportMany => {
+                "CircuitBreakers"
+            }
         }
     }
 
@@ -111,10 +118,8 @@ impl Operation {
                 GetContextRequest { thread_id, max_messages: 20, ..Default::default() }.encode_to_vec()
             }
             Self::GetThread => GetThreadRequest { thread_id, ..Default::default() }.encode_to_vec(),
-            Self::AcquireShared => {
-                let admission = Admission::Shared.into();
-                AcquireRequest { model_key: model(0), admission, ..Default::default() }.encode_to_vec()
-            }
+            Self::AcquireShared => acquire(Admission::Shared).encode_to_vec(),
+            Self::AcquireCached => acquire(Admission::Cached).encode_to_vec(),
             Self::ReportHot => report(0).encode_to_vec(),
             Self::ReportMany => return (0..MODELS).map(|n| report(n).encode_to_vec()).collect(),
         };
@@ -166,6 +171,10 @@ impl Operation {
 
 fn model(n: usize) -> String {
     format!("provider:model-{n}")
+}
+
+fn acquire(admission: Admission) -> AcquireRequest {
+    AcquireRequest { model_key: model(0), admission: admission.into(), ..Default::default() }
 }
 
 /// The report of a call that went well.

@@ -110,11 +110,10 @@ impl<S: BreakerStore> Engine<S> {
             let follow = async |terms: Terms| self.0.store.follow(&call, key, &terms, after, NEWEST).await;
             let (followed, terms) = self.on_terms(key, follow).await?;
             let (view, newest) = (&followed.view, followed.newest.last());
-            let told = after.into_iter().chain(newest.map(|newest| &newest.position));
-            let lost = told.filter_map(|seen| policy::lost(view, seen)).next();
-            let chance = rand::random();
-            let change = lost.or_else(|| policy::taken_over(view, &terms.settings, newest, chance));
-            let Some(change) = change else { return Ok((followed, terms)) };
+            let mut told = after.into_iter().chain(newest.map(|newest| &newest.position));
+            let lost = told.find_map(|seen| policy::lost(view, seen));
+            let taken_over = || policy::taken_over(view, &terms.settings, newest, rand::random());
+            let Some(change) = lost.or_else(taken_over) else { return Ok((followed, terms)) };
             warn!(breaker = %key, reason = change.detail, "a breaker is not as its history says");
             self.offer(&call, key, terms, &change).await?;
         }

@@ -28,12 +28,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often it looks at the list of changed breakers while changes ring.
 const BACKSTOP: Duration = Duration::from_secs(10);
 /// How often it looks at everything while changes ring.
-const EVERYTHING: Duration = Duration::from_secs(300);
+const EVERYTHING: Duration = Duration::from_mins(5);
 /// By how much more than the time since its last look it looks back: the list is written before a change, and by the
 /// clocks of others.
 const OVERLAP: Duration = Duration::from_secs(5);
 /// How often it stops following what nobody asks for.
-const PRUNE: Duration = Duration::from_secs(60);
+const PRUNE: Duration = Duration::from_mins(1);
 
 /// When the lookout did what last.
 #[derive(Debug)]

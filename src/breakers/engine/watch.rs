@@ -99,7 +99,7 @@ impl<S: BreakerStore> EngineWatch<S> {
                 self.introduce(looked).await;
             } else if self.is_synced {
                 let key = self.watcher.next().await;
-                self.tell(key);
+                self.tell(&key);
             } else {
                 self.is_synced = true;
                 return Event::Synced;
@@ -209,19 +209,19 @@ impl<S: BreakerStore> EngineWatch<S> {
     }
 
     /// Tells what is new of a breaker.
-    fn tell(&mut self, key: ModelKey) {
-        match self.engine.0.feed.news(&key, self.told.get(&key)) {
+    fn tell(&mut self, key: &ModelKey) {
+        match self.engine.0.feed.news(key, self.told.get(key)) {
             News::None => {}
-            News::Stands(position) => self.stands(&key, &position),
-            News::Resync(seen, why) => self.resync(&key, &seen, why),
+            News::Stands(position) => self.stands(key, &position),
+            News::Resync(seen, why) => self.resync(key, &seen, why),
             News::Removed(expired) => {
-                if let Some(told) = self.told.get(&key).map(|told| Position::clone(told)) {
-                    self.tell_removed(&key, told, expired);
+                if let Some(told) = self.told.get(key).map(|told| Position::clone(told)) {
+                    self.tell_removed(key, told, expired);
                 }
             }
             News::Changes(changes, position) => {
                 self.events.extend(changes.into_iter().map(|change| Event::Changed(key.clone(), change)));
-                self.stands(&key, &position);
+                self.stands(key, &position);
             }
         }
     }

@@ -156,7 +156,7 @@ fn an_open_time_that_began_in_the_future_is_counted_anew() {
     ahead.snapshot.since = NOW.plus(3600 * SECOND);
     ahead.snapshot.open_until = Some(NOW.plus(3630 * SECOND));
     let change = due(&ahead, &settings(), &Cause::default(), HALF).unwrap();
-    assert_eq!((change.reason, change.reanchors, change.begins), (Reason::Extended, true, false));
+    assert_eq!((change.reason, change.reanchors, change.begins), (Reason::Extended, true, Begins::Nothing));
     assert_eq!(change.open_for, Some(30 * SECOND));
 }
 
@@ -227,7 +227,10 @@ fn late_reports_of_what_led_to_open_extend_it_to_the_longest_wish() {
         extension(&open, &settings(), &position, &Wish { length, outcome }, "")
     };
     let longer = extends("e", 4, 20 * SECOND, Outcome::RateLimited).unwrap();
-    assert_eq!((longer.reason, longer.open_for, longer.begins), (Reason::Extended, Some(20 * SECOND), false));
+    assert_eq!(
+        (longer.reason, longer.open_for, longer.begins),
+        (Reason::Extended, Some(20 * SECOND), Begins::Nothing)
+    );
     assert_eq!(extends("e", 4, 10 * SECOND, Outcome::RateLimited), None, "no longer than it is");
     assert_eq!(extends("e", 2, 20 * SECOND, Outcome::RateLimited), None, "an older state");
     assert_eq!(extends("e", 5, 20 * SECOND, Outcome::RateLimited), None, "of this state");
@@ -268,7 +271,7 @@ fn orders_trip_reset_and_override() {
     let trip = carried(&view(State::Closed), Ordered::Trip(None)).unwrap().unwrap();
     assert_eq!((trip.to, trip.open_for, trip.attempts), (State::Open, Some(30 * SECOND), 1));
     let again = carried(&view(State::Open), Ordered::Trip(Some(SECOND))).unwrap().unwrap();
-    assert_eq!((again.begins, again.open_for, again.attempts), (false, Some(SECOND), 1));
+    assert_eq!((again.begins, again.open_for, again.attempts), (Begins::Nothing, Some(SECOND), 1));
     let forced = overridden(Mode::ForcedOpen, None);
     assert!(matches!(carried(&forced, Ordered::Trip(None)), Err(Error::IllegalTransition { .. })));
     let reset = carried(&forced, Ordered::Reset).unwrap().unwrap();
@@ -295,4 +298,28 @@ fn open_tells_what_opened_it_and_rates_only_of_enough_calls() {
     trial.totals.leases = 1;
     let settings = BreakerSettings { half_open_permits: 3, ..settings() };
     assert_eq!(describe(&key, &trial, &settings, 0).permits_left, 1);
+}
+
+#[test]
+fn what_time_alone_brings_has_a_deadline() {
+    let automatic = BreakerSettings { automatic_half_open: true, ..settings() };
+    assert_eq!(deadline(&view(State::Closed), &automatic), None);
+    assert_eq!(deadline(&view(State::Open), &settings()), None, "it waits for somebody to ask");
+    assert_eq!(deadline(&view(State::Open), &automatic), Some(NOW.plus(10 * SECOND)));
+    assert_eq!(deadline(&view(State::HalfOpen), &automatic), None);
+    let waits = BreakerSettings { half_open_max_wait: Some(25 * SECOND), ..settings() };
+    assert_eq!(deadline(&view(State::HalfOpen), &waits), Some(NOW.plus(5 * SECOND)));
+    let ends = Some(NOW.plus(SECOND));
+    assert_eq!(deadline(&overridden(Mode::ForcedOpen, ends), &automatic), ends);
+    assert_eq!(deadline(&overridden(Mode::ForcedOpen, None), &automatic), None);
+}
+
+#[test]
+fn with_automatic_half_open_nobody_needs_to_ask() {
+    let automatic = BreakerSettings { automatic_half_open: true, ..settings() };
+    let mut open = view(State::Open);
+    assert_eq!(change(&open, &automatic), None, "it is not due");
+    open.snapshot.open_until = Some(NOW);
+    assert_eq!(change(&open, &settings()), None);
+    assert_eq!(change(&open, &automatic), Some((State::HalfOpen, Reason::OpenElapsed, None)));
 }

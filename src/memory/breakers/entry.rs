@@ -5,8 +5,8 @@ use crate::{
     breakers::{
         BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, View,
         store::{
-            Batch, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Recorded, Settled,
-            Settlement, StoredSettings, Terms,
+            Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Recorded,
+            Settled, Settlement, StoredSettings, Terms,
         },
     },
     clock::Timestamp,
@@ -180,7 +180,7 @@ impl Entry {
         );
         if won {
             match &mut self.incarnation {
-                Some(incarnation) if change.begins_epoch => incarnation.begin_epoch(epoch()),
+                Some(incarnation) if change.begins == Begins::Epoch => incarnation.begin_epoch(epoch()),
                 Some(_) => {}
                 none => *none = Some(Incarnation::new(epoch(), at.now)),
             }

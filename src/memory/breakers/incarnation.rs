@@ -225,7 +225,7 @@ impl Incarnation {
         self.snapshot.last_failure = self.tally.last_failure().or(self.snapshot.last_failure);
         advance(&mut self.snapshot, change, counts, at.now);
         self.remember(change, instance, at.now);
-        if change.begins || change.empties {
+        if change.begins.is_state() || change.empties {
             self.tally.empty();
             self.leases = Leases::default();
             self.seen = at.now;
@@ -263,12 +263,12 @@ impl Incarnation {
 /// Moves a snapshot one generation on.
 fn advance(snapshot: &mut Snapshot, change: &Change, counts: Counts, now: Timestamp) {
     snapshot.position.generation += 1;
-    if change.begins {
+    if change.begins.is_state() {
         snapshot.fence_before = snapshot.fence;
         snapshot.fence = snapshot.position.generation;
         snapshot.before = counts;
     }
-    if change.begins || change.reanchors {
+    if change.begins.is_state() || change.reanchors {
         snapshot.since = now;
     }
     let kept = snapshot.open_until.filter(|_| change.to == State::Open);

@@ -8,7 +8,7 @@ use crate::{
         Counts, Disposition, Mode,
         Mode::Automatic,
         Outcome, Position, Reason, State, Totals, Window,
-        store::{Group, LeaseResult, Mark, StoredSettings, Wish},
+        store::{Begins, Group, LeaseResult, Mark, StoredSettings, Wish},
     },
     memory::samples::{START, call, shared_only},
 };
@@ -81,11 +81,10 @@ fn begin(expected: &Position, to: State) -> Change {
         to,
         mode: Automatic,
         reason: Reason::Tripped,
-        begins: true,
+        begins: Begins::State,
         empties: false,
         open_for: (to == State::Open).then(|| Duration::from_secs(30)),
         reanchors: false,
-        begins_epoch: false,
         attempts: u32::from(to != State::Closed),
         override_for: None,
         outcome: None,
@@ -99,7 +98,7 @@ fn begin(expected: &Position, to: State) -> Change {
 fn overridden(expected: &Position, state: State, mode: Mode, seconds: Option<u64>) -> Change {
     let override_for = seconds.map(Duration::from_secs);
     let change = begin(expected, state);
-    Change { mode, override_for, reason: Reason::Override, begins: false, open_for: None, ..change }
+    Change { mode, override_for, reason: Reason::Override, begins: Begins::Nothing, open_for: None, ..change }
 }
 
 fn done<T>(told: Result<Told<T>>) -> T {

@@ -71,7 +71,7 @@ async fn reports_of_before_the_fence_or_another_epoch_are_stale() {
     assert_eq!(rig.send(&batch("i", 2, groups)).await.groups, [Applied, Applied]);
     rig.go(State::Open).await;
     let closed = rig.go(State::Closed).await;
-    let next = rig.change(&Change { begins: false, ..begin(&closed, State::Closed) }).await;
+    let next = rig.change(&Change { begins: Begins::Nothing, ..begin(&closed, State::Closed) }).await;
     let next = next.view.snapshot.position;
     assert_eq!(next.generation, 3);
     let future = Position { generation: 4, ..next.clone() };

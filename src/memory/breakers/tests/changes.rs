@@ -63,7 +63,7 @@ async fn a_change_that_begins_nothing_keeps_counts_leases_and_what_was_before() 
 async fn an_open_end_stays_while_it_is_open_and_is_moved_on_request() {
     let rig = Rig::new(BreakerSettings::default());
     let open = rig.go(State::Open).await;
-    let kept = Change { open_for: None, begins: false, ..begin(&open, State::Open) };
+    let kept = Change { open_for: None, begins: Begins::Nothing, ..begin(&open, State::Open) };
     let view = rig.at(1000).change(&kept).await.view;
     assert_eq!(view.snapshot.open_until, Some(after(30_000)));
     let moved = Change { open_for: Some(Duration::ZERO), expected: view.snapshot.position, ..kept };
