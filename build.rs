@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 type Error = Box<dyn std::error::Error>;
 
-const SERVICES: [&str; 2] = ["fusewire/v1/circuit_breakers.proto", "fusewire/v1/conversation_threads.proto"];
+const SERVICES: [&str; 3] = [
+    "fusewire/v1/circuit_breakers.proto",
+    "fusewire/v1/conversation_threads.proto",
+    "fusewire/v1/diagnostics.proto",
+];
 
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=proto");

@@ -55,6 +55,11 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         Self { shared: Arc::new(shared), copies: Arc::new(copies), reachability }
     }
 
+    /// The copies in memory.
+    pub fn copies(&self) -> &C {
+        &self.copies
+    }
+
     /// Gives up what only memory has accepted, since the shared store serves again, and says how much that was.
     pub fn give_up_unmerged(&self) {
         let lost = self.copies.release();

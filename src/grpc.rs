@@ -15,10 +15,14 @@ use tonic::{
 use tower::layer::util::{Identity, Stack};
 use tracing::{info, warn};
 
-use self::{breakers::BreakersService, calls::Calls, health::Health, streams::Streams, threads::Threads};
+use self::{
+    breakers::BreakersService, calls::Calls, diagnostics::DiagnosticsService, health::Health,
+    streams::Streams, threads::Threads,
+};
 use crate::{
     breakers::Breakers,
-    call::Source,
+    call::{Serving, ServingMode, Source},
+    diagnostics::Diagnostics,
     error::{Error, Result},
     shutdown::Shutdown,
     threads::{ThreadStore, Ttl},
@@ -28,6 +32,7 @@ mod breakers;
 mod calls;
 mod check;
 mod convert;
+mod diagnostics;
 mod fields;
 mod health;
 mod ids;
@@ -57,6 +62,7 @@ pub mod proto {
 
 use proto::{
     circuit_breakers_server::CircuitBreakersServer, conversation_threads_server::ConversationThreadsServer,
+    diagnostics_server::DiagnosticsServer,
 };
 
 /// How long before the drain deadline calls in flight are cut, so that their callers still get the answer.
@@ -87,24 +93,27 @@ pub struct Options {
 
 /// Serves `store` and `breakers` on every listener until `shutdown`, and ends at most the drain deadline later.
 ///
-/// `redis` tells whether Redis answers; none where it is switched off, and memory is the only truth: health then
-/// knows no service `redis`. At the shutdown health says `NOT_SERVING` before anything closes; then no call begins any
+/// `serving` tells whether Redis answers, or that it is switched off and memory is the only truth: health then knows no
+/// service `redis`. `diagnostics` is what the server tells of this process. At the shutdown health says `NOT_SERVING` before anything closes; then no call begins any
 /// more, streams of health and reflection end, and calls in flight finish or are cut, which is no error.
 pub async fn serve<S: ThreadStore, B: Breakers>(
     listeners: Vec<Listener>,
     options: Options,
     store: Arc<S>,
     breakers: Arc<B>,
-    redis: Option<watch::Receiver<bool>>,
+    serving: watch::Receiver<Serving>,
+    diagnostics: Diagnostics,
     shutdown: Shutdown,
 ) -> Result<()> {
-    let is_only_memory = redis.is_none();
-    let health = Health::new(redis).await;
+    let is_only_memory = serving.borrow().mode == ServingMode::Local;
+    let health = Health::new(serving.clone()).await;
     let calls = Calls::new(options.max_concurrent_calls, shutdown.token());
     let streams = Streams::new(options.max_open_streams, shutdown.token());
     let knows = if is_only_memory { Source::Local { as_of: None } } else { Source::Shared };
     let threads = Threads::new(store, options.default_ttl, knows);
-    let routes = routes(&options, threads, BreakersService::new(breakers, streams.clone()), &health)?;
+    let diagnostics = DiagnosticsService::new(diagnostics, serving, streams.clone());
+    let breakers = BreakersService::new(breakers, streams.clone());
+    let routes = routes(&options, threads, breakers, diagnostics, &health)?;
     let server = server(&options, calls.clone(), routes);
 
     // Nobody can ask before the listeners serve.
@@ -130,6 +139,7 @@ fn routes<S: ThreadStore, B: Breakers>(
     options: &Options,
     threads: Threads<S>,
     breakers: BreakersService<B>,
+    diagnostics: DiagnosticsService,
     health: &Health,
 ) -> Result<Routes> {
     let threads = ConversationThreadsServer::new(threads)
@@ -141,6 +151,7 @@ fn routes<S: ThreadStore, B: Breakers>(
     let mut routes = Routes::builder();
     routes.add_service(threads);
     routes.add_service(breakers);
+    routes.add_service(DiagnosticsServer::new(diagnostics));
     routes.add_service(health.service());
     reflection::add(&mut routes)?;
     Ok(routes.routes())

@@ -16,10 +16,12 @@
 //! breakers             circuit breakers: breakers::policy is the state machine, pure; breakers::store the few mechanisms
 //!                      that a store offers; breakers::engine drives the one over the other; breakers::policies gives
 //!                      each model its settings
-//! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation
+//! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation; and one
+//!                      subscriber, redis::Notifications
 //! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
 //!                      an outage
 //! doorbell             whether changes in Redis are noticed at once
+//! diagnostics          what this process tells of itself
 //! error, clock, call   what went wrong, what time it is, and what travels with every request
 //! shutdown, telemetry  the token and tracker that end everything; the log
 //! ```
@@ -69,6 +71,7 @@
 pub mod breakers;
 pub mod call;
 pub mod clock;
+pub mod diagnostics;
 pub mod doorbell;
 pub mod error;
 pub mod fallback;

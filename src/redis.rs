@@ -1,12 +1,18 @@
 //! Redis as a store. Every write is one script, so it is all or nothing; every script may be sent twice, so a lost
 //! connection is retried; nothing waits longer than the caller's deadline or the configured bound.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bb8_redis::redis::{ErrorKind, InfoDict, RedisError, ServerErrorKind, cmd};
+use tokio::time::Instant;
 
 use crate::{
+    call::Call,
     clock::{Clock, Timestamp},
+    diagnostics::RedisKind,
     error::{BoxError, Error, Result},
     settings::RedisSettings,
 };
@@ -43,19 +49,31 @@ pub struct Greeting {
     pub eviction_policy: String,
 }
 
+/// What is known of the server.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// What kind it is.
+    pub kind: RedisKind,
+    /// Its version, as it said itself; empty while it never did.
+    pub server_version: String,
+    /// How long the newest probe that was answered took.
+    pub round_trip: Option<Duration>,
+}
+
 /// A connection to Redis, shared by everything that uses it.
 #[derive(Debug, Clone)]
 pub struct Redis {
     pool: Arc<pool::Pool>,
     keys: keys::Keys,
     clock: Arc<dyn Clock>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Redis {
     /// Prepares connections without waiting for them. Fails on settings that can never work.
     pub fn new(settings: &RedisSettings, clock: Arc<dyn Clock>) -> Result<Self> {
         let pool = Arc::new(pool::Pool::new(settings, Arc::clone(&clock))?);
-        Ok(Self { pool, keys: keys::Keys::new(&settings.key_prefix), clock })
+        Ok(Self { pool, keys: keys::Keys::new(&settings.key_prefix), clock, known: Arc::default() })
     }
 
     /// The clock of Redis, as far as it is known from its replies.
@@ -63,9 +81,14 @@ impl Redis {
         RedisClock(Arc::clone(&self.pool))
     }
 
+    /// What is known of the server.
+    pub fn known(&self) -> Known {
+        self.lock().clone()
+    }
+
     /// Pings, and asks for version and time; gives up after `limit`.
     pub async fn greet(&self, limit: Duration) -> Result<Greeting> {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         self.pool
             .run_probe(limit, |mut connection| async move {
                 cmd("PING").query_async::<String>(&mut connection).await
@@ -81,6 +104,8 @@ impl Redis {
             })
             .await?;
         self.pool.learn_time(Timestamp::from_millis(time.0 * 1000 + time.1 / 1000));
+        self.learn(&info);
+        self.lock().round_trip = Some(round_trip);
         let told = |name: &str| info.get(name).unwrap_or_else(|| "unknown".to_owned());
         Ok(Greeting {
             round_trip,
@@ -89,10 +114,35 @@ impl Redis {
         })
     }
 
+    /// Asks the server who it is, since after an outage it may be another one; gives up after `limit`.
+    pub async fn recognise(&self, limit: Duration) -> Result<()> {
+        let call = Call::default().until(Instant::now() + limit);
+        let info = self.pool.run(&call, "info", |mut connection| async move {
+            cmd("INFO").arg("server").query_async::<InfoDict>(&mut connection).await
+        });
+        self.learn(&info.await?);
+        Ok(())
+    }
+
+    fn learn(&self, info: &InfoDict) {
+        let mut known = self.lock();
+        known.server_version = info.get("redis_version").unwrap_or_default();
+        known.kind = match info.get::<String>("redis_mode").as_deref() {
+            Some("standalone") => RedisKind::Standalone,
+            Some("cluster") => RedisKind::Cluster,
+            _ => RedisKind::Unknown,
+        };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes a short-lived key, since a server that answers reads may still refuse writes. Memory at its limit is no
     /// outage.
     pub async fn probe(&self, limit: Duration) -> Result<()> {
         let key = self.keys.probe();
+        let began = Instant::now();
         let written = self
             .pool
             .run_probe(limit, |mut connection| {
@@ -101,10 +151,11 @@ impl Redis {
                 async move { set.query_async::<()>(&mut connection).await }
             })
             .await;
-        match written {
-            Err(Error::RedisOutOfMemory) => Ok(()),
-            other => other,
+        if !matches!(written, Ok(()) | Err(Error::RedisOutOfMemory)) {
+            return written;
         }
+        self.lock().round_trip = Some(began.elapsed());
+        Ok(())
     }
 }
 

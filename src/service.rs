@@ -7,13 +7,15 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::{
     breakers::{BreakerStore, Breakers, Engine},
-    clock::{SystemClock, fresh_id},
+    call::{Serving, ServingMode},
+    clock::{Clock, SystemClock, Timestamp, fresh_id},
+    diagnostics::{Diagnostics, RedisStatus, Tells},
     doorbell::Doorbell,
     error::{Error, Result},
     fallback::{Fallback, FallbackBreakers, Reachability, State},
     grpc::{self, Listen, Listener, Options},
     memory::{MemoryBreakers, MemoryCopies, MemoryThreads},
-    redis::{Notifications, Redis, RedisBreakers, RedisThreads, Ring},
+    redis::{Known, Notifications, Redis, RedisBreakers, RedisThreads, Ring},
     settings::{self, Settings},
     shutdown::Shutdown,
     threads::{Limits, ThreadStore, Ttl, bells::ThreadBells},
@@ -46,23 +48,47 @@ pub enum Fault {
 /// Fails when an address cannot be listened on, when settings can never work, and when `redis.required` is set and
 /// Redis does not answer.
 pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
-    let limits = Limits {
-        max_messages: i64::try_from(settings.threads.max_messages).unwrap_or(i64::MAX),
-        max_bytes: i64::try_from(settings.threads.max_bytes).unwrap_or(i64::MAX),
-    };
-    let instance = fresh_id(&SystemClock);
+    let (instance, started) = (fresh_id(&SystemClock), SystemClock.now());
     info!(instance, "this process in the history of breakers");
-    let policies = settings.breakers.policies.clone();
-    let max_breakers = usize::try_from(settings.memory.max_breakers).unwrap_or(usize::MAX);
-    if !settings.redis.enabled {
+    if settings.redis.enabled {
+        run_on_redis(settings, &instance, started, shutdown).await
+    } else {
         info!("redis is switched off: threads and breakers live in this process's memory alone");
-        let store = MemoryThreads::new(SystemClock, limits, settings.memory.max_bytes);
-        let breakers = MemoryBreakers::new(SystemClock, max_breakers).of_instance(instance.as_str().into());
-        let breakers = Engine::new(breakers, policies, &instance, None, shutdown.clone());
-        start(&breakers, &shutdown);
-        return serve(settings, Arc::new(store), Arc::new(breakers), None, shutdown).await;
+        run_in_memory(settings, &instance, started, shutdown).await
     }
+}
 
+async fn run_in_memory(
+    settings: Settings,
+    instance: &str,
+    started: Timestamp,
+    shutdown: Shutdown,
+) -> Result<(), Fault> {
+    let store = Arc::new(MemoryThreads::new(SystemClock, limits(&settings), settings.memory.max_bytes));
+    let breakers = MemoryBreakers::new(SystemClock, max_breakers(&settings)).of_instance(instance.into());
+    let policies = settings.breakers.policies.clone();
+    let breakers = Engine::new(breakers, policies, instance, None, shutdown.clone());
+    start(&breakers, &shutdown);
+    let (threads, local) = (Arc::clone(&store), breakers.clone());
+    let diagnostics = Diagnostics {
+        instance: instance.into(),
+        started,
+        redis: None,
+        doorbell: None,
+        local_threads: Box::new(move || threads.len()),
+        local_breakers: Box::new(move || local.store().len()),
+    };
+    let (_mode, serving) = watch::channel(Serving { mode: ServingMode::Local, since: started });
+    serve(settings, store, Arc::new(breakers), serving, diagnostics, shutdown).await
+}
+
+async fn run_on_redis(
+    settings: Settings,
+    instance: &str,
+    started: Timestamp,
+    shutdown: Shutdown,
+) -> Result<(), Fault> {
+    let limits = limits(&settings);
     let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
     let greeting = greet(&settings, &redis).await?;
     let reachability = Arc::new(Reachability::new(&greeting, settings.redis.outage_after));
@@ -74,21 +100,27 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         usize::try_from(settings.memory.copy_threads).unwrap_or(usize::MAX),
     );
     let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
-    let shared = RedisBreakers::new(redis.clone(), &instance);
-    let doorbell = Arc::new(Doorbell::new());
-    let shared = Engine::new(shared, policies, &instance, Some(Arc::clone(&doorbell)), shutdown.clone());
+    let shared = RedisBreakers::new(redis.clone(), instance);
+    let (doorbell, bells) = (Arc::new(Doorbell::new()), Arc::new(ThreadBells::new()));
+    let policies = settings.breakers.policies.clone();
+    let shared = Engine::new(shared, policies, instance, Some(Arc::clone(&doorbell)), shutdown.clone());
     start(&shared, &shutdown);
-    listen(&settings, &instance, doorbell, (Arc::new(ThreadBells::new()), shared.clone()), &shutdown)?;
-    let local = MemoryBreakers::new(redis.clock(), max_breakers).of_instance(instance.as_str().into());
+    let local = MemoryBreakers::new(redis.clock(), max_breakers(&settings)).of_instance(instance.into());
     let local = Engine::in_place_of(&shared, local);
     start(&local, &shutdown);
     let clock = Arc::new(redis.clock());
+    let heard = shared.clone();
     let breakers = FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), clock);
-    let probe = move || {
-        let redis = redis.clone();
-        async move { redis.probe(PROBE).await }
+    let (threads, counted) = (store.clone(), local.clone());
+    let diagnostics = Diagnostics {
+        instance: instance.into(),
+        started,
+        redis: Some(tell_of(&settings, redis.clone(), Arc::clone(&reachability))),
+        doorbell: Some(Arc::clone(&doorbell)),
+        local_threads: Box::new(move || threads.copies().len()),
+        local_breakers: Box::new(move || counted.store().len()),
     };
-    let (token, watched, threads) = (shutdown.token(), Arc::clone(&reachability), store.clone());
+    let threads = store.clone();
     let on_change = move |is_reachable| {
         if is_reachable {
             threads.give_up_unmerged();
@@ -97,9 +129,21 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         local.store().clear();
         local.forget();
     };
-    shutdown.spawn("probe", async move { watched.run(token, probe, on_change).await });
-    let is_reachable = follow(&reachability, &shutdown);
-    serve(settings, Arc::new(store), Arc::new(breakers), Some(is_reachable), shutdown).await
+    probe(redis, &reachability, on_change, &shutdown);
+    listen(&settings, instance, doorbell, (bells, heard), &shutdown)?;
+    let serving = follow(&reachability, &shutdown);
+    serve(settings, Arc::new(store), Arc::new(breakers), serving, diagnostics, shutdown).await
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        max_messages: i64::try_from(settings.threads.max_messages).unwrap_or(i64::MAX),
+        max_bytes: i64::try_from(settings.threads.max_bytes).unwrap_or(i64::MAX),
+    }
+}
+
+fn max_breakers(settings: &Settings) -> usize {
+    usize::try_from(settings.memory.max_breakers).unwrap_or(usize::MAX)
 }
 
 /// Has an engine do what it does by itself.
@@ -166,18 +210,63 @@ fn listen<S: BreakerStore>(
     Ok(())
 }
 
-/// Tells health whether Redis is reachable.
-fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<bool> {
+/// Finds out for ever whether Redis can be reached.
+fn probe(
+    redis: Redis,
+    reachability: &Arc<Reachability>,
+    on_change: impl Fn(bool) + Send + Sync + 'static,
+    shutdown: &Shutdown,
+) {
+    let (token, reachability) = (shutdown.token(), Arc::clone(reachability));
+    let (known, tasks) = (redis.clone(), shutdown.clone());
+    let on_change = move |is_reachable| {
+        on_change(is_reachable);
+        if is_reachable {
+            let redis = known.clone();
+            // It may be another server now. What it says of itself is for people: nobody waits for it.
+            tasks.spawn("recognise redis", async move { redis.recognise(PROBE).await });
+        }
+    };
+    let probe = move || {
+        let redis = redis.clone();
+        async move { redis.probe(PROBE).await }
+    };
+    shutdown.spawn("probe", async move { reachability.run(token, probe, on_change).await });
+}
+
+/// Redis as this process sees it.
+fn tell_of(settings: &Settings, redis: Redis, reachability: Arc<Reachability>) -> Tells<RedisStatus> {
+    let url = settings.redis.endpoint.to_string();
+    Box::new(move || {
+        let Known { kind, server_version, round_trip } = redis.known();
+        RedisStatus { url: url.clone(), kind, server_version, round_trip, last_error: reachability.trouble() }
+    })
+}
+
+/// Tells how this process serves, as it follows from whether Redis can be used.
+fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<Serving> {
+    let mode_of = |state: &State| match state {
+        State::Reachable => ServingMode::Shared,
+        State::Unreachable(_) | State::Misconfigured(_) => ServingMode::Degraded,
+    };
     let mut state = reachability.watch();
-    let (sender, receiver) = watch::channel(matches!(*state.borrow(), State::Reachable));
+    let begin = Serving { mode: mode_of(&state.borrow()), since: SystemClock.now() };
+    let (sender, receiver) = watch::channel(begin);
     let token = shutdown.token();
-    shutdown.spawn("redis health", async move {
+    shutdown.spawn("serving mode", async move {
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
                 changed = state.changed() => if changed.is_err() { return },
             }
-            sender.send_replace(matches!(*state.borrow_and_update(), State::Reachable));
+            let mode = mode_of(&state.borrow_and_update());
+            sender.send_if_modified(|serving| {
+                let is_new = serving.mode != mode;
+                if is_new {
+                    *serving = Serving { mode, since: SystemClock.now() };
+                }
+                is_new
+            });
         }
     });
     receiver
@@ -187,7 +276,8 @@ async fn serve<S: ThreadStore, B: Breakers>(
     settings: Settings,
     store: Arc<S>,
     breakers: Arc<B>,
-    redis: Option<watch::Receiver<bool>>,
+    serving: watch::Receiver<Serving>,
+    diagnostics: Diagnostics,
     shutdown: Shutdown,
 ) -> Result<(), Fault> {
     let default_ttl = Ttl::new("threads.default_ttl", settings.threads.default_ttl)
@@ -220,7 +310,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    Ok(grpc::serve(listeners, options, store, breakers, redis, shutdown).await?)
+    Ok(grpc::serve(listeners, options, store, breakers, serving, diagnostics, shutdown).await?)
 }
 
 /// Sweeps for ever, one pause after the other.

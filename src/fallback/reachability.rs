@@ -25,8 +25,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 pub enum State {
     /// It answers, writes included.
     Reachable,
-    /// It does not: memory answers what it honestly can.
-    Unreachable,
+    /// It does not, since this happened: memory answers what it honestly can.
+    Unreachable(Arc<str>),
     /// It refuses our configuration, for this reason. Memory does not hide that.
     Misconfigured(Arc<str>),
 }
@@ -60,6 +60,14 @@ impl Reachability {
         matches!(*self.state.borrow(), State::Reachable)
     }
 
+    /// Why Redis cannot be used; empty while it can.
+    pub fn trouble(&self) -> Arc<str> {
+        match &*self.state.borrow() {
+            State::Reachable => "".into(),
+            State::Unreachable(reason) | State::Misconfigured(reason) => Arc::clone(reason),
+        }
+    }
+
     /// Watches the state.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()
@@ -71,7 +79,7 @@ impl Reachability {
         let mut state = self.state.subscribe();
         match &*state.borrow_and_update() {
             State::Reachable => {}
-            State::Unreachable => return Guarded::Lost,
+            State::Unreachable(_) => return Guarded::Lost,
             State::Misconfigured(reason) => return Guarded::Answered(Err(misconfigured(reason))),
         }
         let mut call = pin!(call);
@@ -82,7 +90,7 @@ impl Reachability {
                 result = &mut call => return self.settle(result, state).await,
                 _ = state.changed() => match &*state.borrow_and_update() {
                     State::Reachable => {}
-                    State::Unreachable => return Guarded::Lost,
+                    State::Unreachable(_) => return Guarded::Lost,
                     State::Misconfigured(reason) => return Guarded::Answered(Err(misconfigured(reason))),
                 },
                 () = sleep_until(began + self.silence / 2), if !has_doubt => {
@@ -101,7 +109,7 @@ impl Reachability {
                 tokio::select! {
                     now = state.wait_for(|state| !matches!(state, State::Reachable)) => match now.as_deref() {
                         Ok(State::Misconfigured(reason)) => Guarded::Answered(Err(misconfigured(reason))),
-                        Ok(State::Reachable | State::Unreachable) | Err(_) => Guarded::Lost,
+                        Ok(State::Reachable | State::Unreachable(_)) | Err(_) => Guarded::Lost,
                     },
                     () = sleep(self.silence) => Guarded::Answered(Err(error)),
                 }
@@ -157,16 +165,16 @@ impl Reachability {
     fn change(&self, next: State, found: &Result<()>, on_change: &impl Fn(bool)) {
         let was = self.state.borrow().clone();
         match (&was, &next, found) {
-            (State::Reachable, State::Unreachable, Err(error)) => {
+            (State::Reachable, State::Unreachable(_), Err(error)) => {
                 warn!(%error, "redis is unreachable: serving from local memory");
             }
-            (State::Reachable | State::Unreachable, State::Misconfigured(reason), _) => {
+            (State::Reachable | State::Unreachable(_), State::Misconfigured(reason), _) => {
                 warn!(%reason, "redis refuses this configuration: calls fail until it is corrected");
             }
-            (State::Misconfigured(_), State::Unreachable, Err(error)) => {
+            (State::Misconfigured(_), State::Unreachable(_), Err(error)) => {
                 warn!(%error, "redis is unreachable: serving from local memory");
             }
-            (State::Unreachable | State::Misconfigured(_), State::Reachable, _) => {
+            (State::Unreachable(_) | State::Misconfigured(_), State::Reachable, _) => {
                 info!("redis is reachable again: serving from redis");
             }
             _ => return,
@@ -186,7 +194,7 @@ fn judge(found: &Result<()>) -> State {
     match found {
         Ok(()) => State::Reachable,
         Err(Error::Misconfigured(reason)) => State::Misconfigured(reason.to_string().into()),
-        Err(_) => State::Unreachable,
+        Err(error) => State::Unreachable(error.to_string().into()),
     }
 }
 

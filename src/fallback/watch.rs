@@ -38,7 +38,7 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
     }
 
     fn is_outage(&mut self) -> bool {
-        matches!(*self.state.borrow_and_update(), State::Unreachable)
+        matches!(*self.state.borrow_and_update(), State::Unreachable(_))
     }
 
     /// Goes over to memory.

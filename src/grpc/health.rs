@@ -9,24 +9,29 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::proto::{circuit_breakers_server, conversation_threads_server};
+use super::proto::{circuit_breakers_server, conversation_threads_server, diagnostics_server};
+use crate::call::{Serving, ServingMode};
 
 /// The server as a whole, and the services that are there.
-const SERVICES: [&str; 3] =
-    ["", circuit_breakers_server::SERVICE_NAME, conversation_threads_server::SERVICE_NAME];
+const SERVICES: [&str; 4] = [
+    "",
+    circuit_breakers_server::SERVICE_NAME,
+    conversation_threads_server::SERVICE_NAME,
+    diagnostics_server::SERVICE_NAME,
+];
 const REDIS: &str = "redis";
 
 /// The health of this server, and of the Redis behind it, if there is one.
 #[derive(Debug)]
 pub(super) struct Health {
     reporter: HealthReporter,
-    redis: Option<watch::Receiver<bool>>,
+    serving: watch::Receiver<Serving>,
 }
 
 impl Health {
     /// Says `NOT_SERVING` of everything, until it is told otherwise.
-    pub(super) async fn new(redis: Option<watch::Receiver<bool>>) -> Self {
-        let health = Self { reporter: HealthReporter::new(), redis };
+    pub(super) async fn new(serving: watch::Receiver<Serving>) -> Self {
+        let health = Self { reporter: HealthReporter::new(), serving };
         for name in health.names() {
             health.reporter.set_service_status(name, ServingStatus::NotServing).await;
         }
@@ -47,12 +52,16 @@ impl Health {
 
     /// Says of Redis what is known of it; never ends.
     pub(super) async fn follow_redis(&self) {
-        let Some(mut redis) = self.redis.clone() else { return pending().await };
+        let mut serving = self.serving.clone();
         loop {
-            let answers = *redis.borrow_and_update();
-            let status = if answers { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let mode = serving.borrow_and_update().mode;
+            let status = match mode {
+                ServingMode::Shared | ServingMode::Reconciling => ServingStatus::Serving,
+                ServingMode::Degraded => ServingStatus::NotServing,
+                ServingMode::Local => return pending().await,
+            };
             self.reporter.set_service_status(REDIS, status).await;
-            if redis.changed().await.is_err() {
+            if serving.changed().await.is_err() {
                 return pending().await;
             }
         }
@@ -70,7 +79,8 @@ impl Health {
     }
 
     fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
-        SERVICES.into_iter().chain(self.redis.as_ref().map(|_| REDIS))
+        let has_redis = self.serving.borrow().mode != ServingMode::Local;
+        SERVICES.into_iter().chain(has_redis.then_some(REDIS))
     }
 }
 
@@ -81,6 +91,7 @@ mod tests {
     use tonic_health::pb::{HealthCheckRequest, health_server::Health as _};
 
     use super::*;
+    use crate::clock::Timestamp;
 
     fn asked(service: &str) -> Request<HealthCheckRequest> {
         Request::new(HealthCheckRequest { service: service.into() })
@@ -88,7 +99,8 @@ mod tests {
 
     #[tokio::test]
     async fn at_the_end_watches_tell_not_serving_and_end_while_checks_go_on() {
-        let health = Health::new(None).await;
+        let local = Serving { mode: ServingMode::Local, since: Timestamp::default() };
+        let health = Health::new(watch::channel(local).1).await;
         health.begin().await;
         let service = HealthService::from_health_reporter(health.reporter.clone());
         let mut watch = service.watch(asked("")).await.unwrap().into_inner();

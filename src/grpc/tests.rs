@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     call::{Answer, Call},
+    clock::Timestamp,
     threads::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery,
@@ -41,7 +42,8 @@ use crate::{
     },
 };
 
-const SERVICES: [&str; 2] = ["fusewire.v1.CircuitBreakers", "fusewire.v1.ConversationThreads"];
+const SERVICES: [&str; 3] =
+    ["fusewire.v1.CircuitBreakers", "fusewire.v1.ConversationThreads", "fusewire.v1.Diagnostics"];
 
 /// Holds no thread, and says so to `get` when told to go on.
 #[derive(Debug)]
@@ -137,9 +139,25 @@ impl ThreadStore for Waiting {
 struct Running {
     address: SocketAddr,
     store: Arc<Waiting>,
-    redis: watch::Sender<bool>,
+    serving: watch::Sender<Serving>,
     shutdown: Shutdown,
     server: JoinHandle<Result<()>>,
+}
+
+fn as_of_now(mode: ServingMode) -> Serving {
+    Serving { mode, since: Timestamp::default() }
+}
+
+/// A process that knows nothing of itself.
+fn diagnostics() -> Diagnostics {
+    Diagnostics {
+        instance: "me".into(),
+        started: Timestamp::default(),
+        redis: None,
+        doorbell: None,
+        local_threads: Box::new(|| 0),
+        local_breakers: Box::new(|| 0),
+    }
 }
 
 impl Running {
@@ -158,13 +176,13 @@ impl Running {
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".into())).await.unwrap();
         let address = listener.local_address().parse().unwrap();
         let store = Arc::new(Waiting { waiting: Semaphore::new(0), going_on: Semaphore::new(0) });
-        let (redis, answers) = watch::channel(false);
+        let (serving, told) = watch::channel(as_of_now(ServingMode::Degraded));
         let shutdown = Shutdown::new();
         let breakers = Arc::new(UpAndDown);
         let threads = Arc::clone(&store);
-        let serving = serve(vec![listener], options, threads, breakers, Some(answers), shutdown.clone());
-        let server = shutdown.spawn("server", serving);
-        Self { address, store, redis, shutdown, server }
+        let server = serve(vec![listener], options, threads, breakers, told, diagnostics(), shutdown.clone());
+        let server = shutdown.spawn("server", server);
+        Self { address, store, serving, shutdown, server }
     }
 
     async fn channel(&self) -> Channel {
@@ -259,9 +277,9 @@ async fn health_tells_of_redis_under_its_own_name() {
     let mut client = HealthClient::new(running.channel().await);
     let mut redis = client.watch(asked("redis")).await.unwrap().into_inner();
     assert_eq!(redis.next().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
-    running.redis.send(true).unwrap();
+    running.serving.send(as_of_now(ServingMode::Shared)).unwrap();
     assert_eq!(redis.next().await.unwrap().unwrap().status, ServingStatus::Serving as i32);
-    for service in ["", SERVICES[0], SERVICES[1]] {
+    for service in SERVICES.into_iter().chain([""]) {
         let check = client.check(asked(service)).await.unwrap().into_inner();
         assert_eq!(check.status, ServingStatus::Serving as i32, "{service}");
     }

@@ -155,11 +155,11 @@ impl Teller {
         if !self.is_new(Told::Lost) {
             return;
         }
-        if matches!(cause, Error::Misconfigured(_)) {
-            warn!(error = %cause, "not subscribed to keyspace notifications: redis is asked every second");
-        } else {
+        if cause.allows_fallback() {
             // Where it is more than a lost connection, the probe of the whole Redis warns.
             info!(error = %cause, "not subscribed to keyspace notifications: redis is asked every second");
+        } else {
+            warn!(error = %cause, "not subscribed to keyspace notifications: redis is asked every second");
         }
     }
 

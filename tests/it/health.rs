@@ -15,6 +15,7 @@ use crate::support::{
 
 const SERVICE: &str = "fusewire.v1.ConversationThreads";
 const BREAKERS: &str = "fusewire.v1.CircuitBreakers";
+const DIAGNOSTICS: &str = "fusewire.v1.Diagnostics";
 const SOON: Duration = Duration::from_secs(15);
 
 async fn without_redis() -> Fusewire {
@@ -28,7 +29,7 @@ async fn in_an_outage_redis_is_not_serving_and_the_service_is() {
     assert_eq!(redis.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
     on.lose().await;
     assert_eq!(redis.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
-    for name in ["", SERVICE, BREAKERS] {
+    for name in ["", SERVICE, BREAKERS, DIAGNOSTICS] {
         assert_eq!(check(&on.channel, name).await.unwrap(), ServingStatus::Serving);
     }
     on.restore().await;
@@ -39,7 +40,7 @@ async fn in_an_outage_redis_is_not_serving_and_the_service_is() {
 async fn redis_switched_off_and_unknown_services_are_not_found() {
     let service = without_redis().await;
     let channel = service.channel().await;
-    for name in ["", SERVICE, BREAKERS] {
+    for name in ["", SERVICE, BREAKERS, DIAGNOSTICS] {
         assert_eq!(check(&channel, name).await.unwrap(), ServingStatus::Serving);
     }
     for name in ["redis", "fusewire.v1.Nothing"] {
@@ -52,7 +53,7 @@ async fn a_watch_is_told_not_serving_before_it_ends() {
     let mut service = without_redis().await;
     let channel = service.channel().await;
     let mut watches = Vec::new();
-    for name in ["", SERVICE, BREAKERS] {
+    for name in ["", SERVICE, BREAKERS, DIAGNOSTICS] {
         let mut watch = watch(&channel, name).await;
         assert_eq!(watch.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
         watches.push(watch);
@@ -66,7 +67,7 @@ async fn a_watch_is_told_not_serving_before_it_ends() {
 }
 
 fn assert_services(found: &[String]) {
-    for service in [SERVICE, BREAKERS, "grpc.health.v1.Health"] {
+    for service in [SERVICE, BREAKERS, DIAGNOSTICS, "grpc.health.v1.Health"] {
         assert!(found.iter().any(|name| name == service), "{found:?}");
     }
 }

@@ -7,20 +7,21 @@ use std::{
 };
 
 /// For each part of the crate, the parts that it may name.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("error", &[]),
     ("clock", &[]),
     ("call", &["clock"]),
     ("doorbell", &[]),
     ("shutdown", &[]),
+    ("diagnostics", &["clock", "doorbell"]),
     ("settings", &["breakers"]),
     ("telemetry", &["settings"]),
     ("threads", &["error", "clock", "call", "doorbell"]),
     ("breakers", &["error", "clock", "call", "doorbell", "shutdown"]),
     ("memory", &["threads", "breakers", "error", "clock", "call"]),
-    ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings"]),
+    ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings", "diagnostics"]),
     ("fallback", &["threads", "breakers", "error", "clock", "call"]),
-    ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown"]),
+    ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics"]),
 ];
 
 /// What only some parts may name at all.

@@ -13,6 +13,8 @@ mod costs;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
+mod diagnostics;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod imports;
