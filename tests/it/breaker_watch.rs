@@ -1,16 +1,26 @@
 //! `WatchBreakers`, admission by what is known, and what happens by itself: that nothing is left out silently, that nobody
 //! is admitted later than the bound, and that what time brings happens once.
 
+use fusewire::grpc::proto::{AcquireRequest, Admission, WatchBreakersRequest};
+
 use crate::support::{
-    breakers::Breakers,
+    breakers::{Breakers, asking},
     deployment::{Deployment, Store},
     raw::Raw,
     watch::Watcher,
 };
 
+mod by_hand;
+mod by_time;
+mod cached;
+mod end;
 mod events;
-
-use fusewire::grpc::proto::WatchBreakersRequest;
+mod faults;
+mod outage;
+mod polling;
+mod resume;
+mod slow;
+mod stale;
 
 /// A watch of the same through each service, everything told that was there.
 async fn watchers(on: &Deployment, request: &WatchBreakersRequest) -> Vec<Watcher> {
@@ -31,6 +41,11 @@ async fn fleet(settings: &[(&str, &str)]) -> (Deployment, Breakers) {
     on.grow(settings).await;
     let breakers = on.breakers();
     (on, breakers)
+}
+
+/// A question that is answered by what is known, if that is current.
+fn cached(key: &str) -> AcquireRequest {
+    AcquireRequest { admission: Admission::Cached.into(), ..asking(key) }
 }
 
 /// How often clients ran a script so far.

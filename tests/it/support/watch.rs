@@ -98,6 +98,12 @@ impl Watcher {
         self.until(&what, |told| told.iter().filter(|(event, _)| is_it(event)).count() >= times).await;
     }
 
+    /// How often it was told that a breaker is no more.
+    pub(crate) fn removals(told: &[Told], key: &str) -> usize {
+        let is_it = |event: &Event| matches!(event, Event::Removed(removed) if removed.model_key == key);
+        told.iter().filter(|(event, _)| is_it(event)).count()
+    }
+
     /// Checks that no change was left out silently, and says what was told.
     pub(crate) fn assert_gap_free(&self) -> Account {
         match Account::of(&self.began, &self.told()) {
@@ -299,11 +305,12 @@ impl Account {
                 self.removed += 1;
                 self.unsure.remove(&removed.model_key);
                 let was = standing.remove(&removed.model_key);
-                if !was.as_ref().is_some_and(|was| {
-                    (&was.epoch, was.generation) == (&removed.epoch, removed.generation)
-                        // Made by a report since, which is not told.
-                        || was.epoch.is_empty() && removed.generation == 0
-                }) {
+                let is_there = was
+                    .as_ref()
+                    .is_some_and(|was| (&was.epoch, was.generation) == (&removed.epoch, removed.generation));
+                // That a report made it is not told.
+                let is_made = removed.generation == 0 && was.as_ref().is_none_or(|was| was.epoch.is_empty());
+                if !is_there && !is_made {
                     return Err(format!("{removed:?} where it stood at {was:?}"));
                 }
             }
