@@ -186,7 +186,7 @@ async fn a_redis_that_restarts_without_its_data_when_nothing_changes_any_more() 
 /// A service whose Redis freezes for this one alone, while another one makes changes; and the watchers through both.
 async fn frozen(until: impl AsyncFnOnce(&Breakers)) {
     let on = BehindProxy::start_with(RedisOptions::tcp(), FusewireOptions::unix_socket()).await;
-    let other = on.another().await;
+    let other = on.another_patient().await;
     let (here, there) = (on.breakers(), Breakers::on([other.channel().await]));
     let mut watchers = Vec::new();
     for (breakers, request) in [(&here, all()), (&there, all()), (&here, beginning("busy-1"))] {

@@ -25,7 +25,7 @@ struct Outage {
 /// A service behind a proxy, and another one that is not.
 async fn outage() -> Outage {
     let on = BehindProxy::start().await;
-    let _there = on.another().await;
+    let _there = on.another_patient().await;
     let there = Breakers::on([_there.channel().await]);
     Outage { here: on.breakers(), on, there, _there }
 }
