@@ -127,9 +127,12 @@ impl Feed {
             return false;
         }
         let mut state = self.lock();
-        let is_known = state.records.get(key).is_some_and(|record| {
-            record.phase != Phase::Settled
-                || record.seen.as_ref().is_some_and(|seen| *seen.position == *position)
+        let is_known = state.records.get(key).is_some_and(|record| match record.phase {
+            Phase::Queued | Phase::RungAgain | Phase::Failed => true,
+            // A read that is under way may have begun before this was so.
+            Phase::Settled | Phase::Reading => {
+                record.seen.as_ref().is_some_and(|seen| *seen.position == *position)
+            }
         });
         !is_known && state.ring(key)
     }

@@ -1,7 +1,7 @@
 //! One watch of breakers through outages: it stays open, says when memory answers, and begins again from what the
 //! shared store says once that answers again.
 
-use std::{future::pending, sync::Arc};
+use std::{collections::HashMap, future::pending, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -32,7 +32,7 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
     pub(super) fn new(shared: W, local: Arc<L>, watch: Watch, state: watch::Receiver<State>) -> Result<Self> {
         let mut new = Self { shared, local, watch, state, outage: None, is_synced: false };
         if new.is_outage() {
-            new.outage = Some(new.local.watch(new.watch.clone())?);
+            new.leave()?;
         }
         Ok(new)
     }
@@ -43,8 +43,11 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
 
     /// Goes over to memory.
     fn leave(&mut self) -> Result<()> {
+        // Memory cannot tell what was missed, and that it does not have a breaker does not mean that it is no more: where
+        // the watch was to go on is left to Redis.
+        let watch = Watch { resume: HashMap::new(), ..self.watch.clone() };
         // Whoever was told everything already is told of memory's breakers only what changes.
-        let watch = if self.is_synced { self.watch.clone().of_changes() } else { self.watch.clone() };
+        let watch = if self.is_synced { watch.of_changes() } else { watch };
         self.outage = Some(self.local.watch(watch)?);
         Ok(())
     }

@@ -7,6 +7,8 @@ mod support;
 #[cfg(test)]
 mod breaker_service;
 #[cfg(test)]
+mod breaker_watch;
+#[cfg(test)]
 mod breakers;
 #[cfg(test)]
 mod costs;

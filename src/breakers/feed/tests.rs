@@ -165,6 +165,24 @@ fn what_rings_while_it_is_read_is_read_again() {
 }
 
 #[test]
+fn what_is_seen_elsewhere_while_it_is_read_is_read_again() {
+    let (feed, mut stored) = (Feed::default(), Stored::new(9));
+    stored.begin("e");
+    feed.want(&key("a"));
+    read_all(&feed, &stored);
+    feed.ring(&key("a"));
+    let job = feed.next_job().unwrap();
+    let early = stored.follow(job.after.as_deref());
+    assert!(!feed.notice(&key("a"), &stored.position), "that is known");
+    stored.change();
+    feed.notice(&key("a"), &stored.position);
+    feed.read(&job.key, early, terms(), 0);
+    assert!(feed.settled(&key("a")).is_none(), "it was seen to have changed since");
+    read_all(&feed, &stored);
+    assert_eq!(feed.settled(&key("a")).unwrap().view.snapshot.position, stored.position);
+}
+
+#[test]
 fn nothing_is_followed_that_nobody_wants() {
     let feed = Feed::default();
     assert!(!feed.ring(&key("a")));

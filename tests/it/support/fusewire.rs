@@ -165,6 +165,13 @@ impl Fusewire {
         panic!("no line with {text:?}: {why}. Its log:\n{}", self.shown_log());
     }
 
+    /// The memory that it has in use, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
     pub(crate) fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
     }

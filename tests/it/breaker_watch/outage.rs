@@ -1,0 +1,200 @@
+//! Watches through an outage: they stay open, say so, tell what memory decides, and begin again from what all share.
+
+use std::time::Duration;
+
+use fusewire::grpc::proto::{
+    Authority, Outcome::Failure, ServingMode, State, watch_breakers_response::Event,
+};
+
+use crate::support::{
+    behind_proxy::BehindProxy,
+    breakers::{Breakers, SOON, in_a_row},
+    fusewire::Fusewire,
+    watch::{Told, Watcher, all, beginning, changes_of, from, is_synced, keys, resyncs_of, snapshots},
+};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+struct Outage {
+    on: BehindProxy,
+    here: Breakers,
+    there: Breakers,
+    _there: Fusewire,
+}
+
+/// A service behind a proxy, and another one that is not.
+async fn outage() -> Outage {
+    let on = BehindProxy::start().await;
+    let _there = on.another_patient().await;
+    let there = Breakers::on([_there.channel().await]);
+    Outage { here: on.breakers(), on, there, _there }
+}
+
+fn is_mode(event: &Event, mode: ServingMode) -> bool {
+    matches!(event, Event::ServingModeChanged(changed) if changed.mode() == mode)
+}
+
+/// What was told from the change to this mode on.
+fn since(told: &[Told], mode: ServingMode) -> Vec<Told> {
+    let at = told.iter().rposition(|(event, _)| is_mode(event, mode)).expect("the mode is told");
+    told[at..].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_what_memory_decides_and_then_begins_again() {
+    let Outage { on, here, there, _there } = outage().await;
+    there.set("tripped", in_a_row(3)).await;
+    for key in ["idle", "changed", "doomed"] {
+        there.trip(key, MINUTE).await;
+    }
+    here.ask("tripped").await;
+    let watchers = [
+        Watcher::open(&here, all()).await,
+        Watcher::open(&here, keys(["idle", "changed", "doomed", "tripped", "never"])).await,
+    ];
+    for watcher in &watchers {
+        watcher.synced().await;
+    }
+    on.lose().await;
+    let local = here.tell_all("tripped", &[Failure; 5]).await.breaker.unwrap();
+    assert!(local.epoch.starts_with("local-") && local.state() == State::Open, "{local:?}");
+    for watcher in &watchers {
+        watcher.serves(ServingMode::Degraded, 1).await;
+        let change = watcher.changes("tripped", 1).await.remove(0);
+        assert_eq!((&change.epoch, change.generation, change.to_state()), (&local.epoch, 1, State::Open));
+        let told = since(&watcher.told(), ServingMode::Degraded);
+        assert!(told.iter().all(|(_, authority)| *authority == Authority::Local), "{told:#?}");
+        assert_eq!(told.len(), 2, "nothing but what happens: {told:#?}");
+    }
+    there.reset("changed").await;
+    there.trip("newborn", MINUTE).await;
+    there.delete("doomed").await;
+    on.restore().await;
+    let names = ["idle", "changed", "tripped", "newborn", "doomed"].map(str::to_owned);
+    for (n, watcher) in watchers.iter().enumerate() {
+        watcher.serves(ServingMode::Shared, 1).await;
+        assert!(!watcher.removed("doomed").await.expired);
+        let names = if n == 0 { &names[..] } else { &names[..3] };
+        watcher.agrees(&there, names).await;
+        for key in ["idle", "changed"] {
+            let what = format!("{key} is told as it is");
+            watcher.until(&what, |told| resyncs_of(told, key).len() == 1).await;
+        }
+        let told = since(&watcher.told(), ServingMode::Shared);
+        assert!(told.iter().all(|(_, authority)| *authority == Authority::Shared), "{told:#?}");
+        assert_eq!(watcher.told().iter().filter(|(event, _)| is_synced(event)).count(), 1);
+    }
+    there.trip("changed", MINUTE).await;
+    there.reset("newborn").await;
+    for watcher in &watchers {
+        watcher.agrees(&there, &names[..3]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_outage_is_told() {
+    let Outage { on, here, there, _there } = outage().await;
+    there.trip("idle", MINUTE).await;
+    let watcher = Watcher::open(&here, all()).await;
+    watcher.synced().await;
+    for times in 1..=3 {
+        on.lose().await;
+        watcher.serves(ServingMode::Degraded, times).await;
+        here.tell_all("busy", &[Failure; 20]).await;
+        watcher.changes("busy", times).await;
+        on.restore().await;
+        watcher.serves(ServingMode::Shared, times).await;
+        watcher.until("it is told as it is", |told| resyncs_of(told, "idle").len() == times).await;
+    }
+    watcher.assert_gap_free();
+    let epochs: Vec<_> = changes_of(&watcher.told(), "busy").into_iter().map(|one| one.epoch).collect();
+    assert!(epochs.iter().all(|epoch| epoch.starts_with("local-")), "{epochs:?}");
+    assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2], "{epochs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_begins_in_an_outage_tells_what_memory_knows_and_then_what_all_share() {
+    let Outage { on, here, there, _there } = outage().await;
+    there.trip("shared", MINUTE).await;
+    on.lose().await;
+    here.tell_all("local", &[Failure; 20]).await;
+    let watchers = [Watcher::open(&here, all()).await, Watcher::open(&here, keys(["shared", "local"])).await];
+    for watcher in &watchers {
+        watcher.synced().await;
+        let told = watcher.told();
+        assert!(told.iter().all(|(_, authority)| *authority == Authority::Local), "{told:#?}");
+        let told = snapshots(&told);
+        assert!(told.iter().any(|one| one.model_key == "local" && one.state() == State::Open), "{told:#?}");
+    }
+    on.restore().await;
+    for watcher in &watchers {
+        watcher.serves(ServingMode::Shared, 1).await;
+        watcher.agrees(&there, &["shared".to_owned()]).await;
+        assert_eq!(resyncs_of(&watcher.told(), "shared").len(), 1, "{:#?}", watcher.told());
+    }
+    there.reset("shared").await;
+    for watcher in &watchers {
+        watcher.changes("shared", 1).await;
+        watcher.assert_gap_free();
+    }
+}
+
+/// Memory does not know what became of it: that must not pass for its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_goes_on_in_an_outage_is_not_told_that_a_breaker_is_no_more() {
+    let Outage { on, here, there, _there } = outage().await;
+    let was = there.trip("resumed", MINUTE).await;
+    on.lose().await;
+    let named = from("resumed", &was.epoch, was.generation);
+    let whole = fusewire::grpc::proto::WatchBreakersRequest { model_keys: vec![], ..named.clone() };
+    let watchers = [Watcher::open(&here, named).await, Watcher::open(&here, whole).await];
+    for watcher in &watchers {
+        watcher.synced().await;
+    }
+    there.reset("resumed").await;
+    on.restore().await;
+    for watcher in &watchers {
+        watcher.serves(ServingMode::Shared, 1).await;
+        watcher
+            .until("it is told as it is", |told| {
+                resyncs_of(told, "resumed").iter().any(|one| one.epoch == was.epoch)
+            })
+            .await;
+        assert_eq!(Watcher::removals(&watcher.told(), "resumed"), 0, "{:#?}", watcher.told());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_goes_on_in_an_outage_is_told_of_what_was_deleted_once_redis_says_so() {
+    let Outage { on, here, there, _there } = outage().await;
+    let was = there.trip("deleted", MINUTE).await;
+    on.lose().await;
+    there.delete("deleted").await;
+    let watcher = Watcher::open(&here, from("deleted", &was.epoch, was.generation)).await;
+    watcher.synced().await;
+    on.restore().await;
+    watcher.serves(ServingMode::Shared, 1).await;
+    let removed = watcher.removed("deleted").await;
+    assert_eq!((removed.epoch, removed.generation), (was.epoch, 1));
+    let told = since(&watcher.told(), ServingMode::Shared);
+    assert_eq!(Watcher::removals(&told, "deleted"), 1, "{:#?}", watcher.told());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_before_all_was_told_leaves_nothing_out() {
+    let Outage { on, here, there, _there } = outage().await;
+    for n in 0..300 {
+        there.trip(&format!("many-{n}"), MINUTE).await;
+    }
+    for round in 0..5 {
+        on.proxy.delay(Duration::from_millis(5 * round)).await;
+        let watcher = Watcher::open(&here, beginning("many-")).await;
+        watcher.within(SOON, "some are told", |told| snapshots(told).len() > 20).await;
+        on.lose().await;
+        watcher.serves(ServingMode::Degraded, 1).await;
+        on.restore().await;
+        watcher.synced().await;
+        let names: Vec<_> = (0..300).map(|n| format!("many-{n}")).collect();
+        watcher.agrees(&there, &names).await;
+    }
+}
