@@ -21,8 +21,8 @@ use super::{
     BreakerStore, Breakers, ModelKey, Permit, Policies, Position, State, View,
     feed::{Feed, Seen},
     operations::{
-        Acquire, AcquireFirst, Acquired, AcquiredFirst, Breaker, BreakersPage, BreakersQuery, Configure,
-        Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
+        Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Breaker, BreakersPage, BreakersQuery,
+        Configure, Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
     },
     policy::{self, Cause},
     store::{Change, Listed, Terms, Told},
@@ -254,6 +254,12 @@ impl<S: BreakerStore> Breakers for Engine<S> {
 
     fn watch(&self, watch: Watch) -> Result<EngineWatch<S>> {
         Ok(EngineWatch::new(self.clone(), watch))
+    }
+
+    fn acquire_known(&self, acquire: &Acquire) -> Option<Answer<Acquired>> {
+        let is_enough = acquire.admission == Admission::Cached;
+        let known = if is_enough { self.admit_unasked(&acquire.key) } else { None };
+        known.map(|known| self.answer(known))
     }
 
     async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {

@@ -281,6 +281,10 @@ pub trait Breakers: std::fmt::Debug + Send + Sync + 'static {
     /// Watches breakers. Nothing is read before the watch is asked for its first event.
     fn watch(&self, watch: Watch) -> Result<Self::Watch>;
 
+    /// Says whether a model may be called now, if that is known without asking the store: only with
+    /// [`Admission::Cached`], and only by what is current.
+    fn acquire_known(&self, acquire: &Acquire) -> Option<Answer<Acquired>>;
+
     /// Asks whether a model may be called now.
     fn acquire(
         &self,

@@ -95,6 +95,10 @@ impl<S: Breakers, L: Breakers> Breakers for FallbackBreakers<S, L> {
         FallbackWatch::new(shared, Arc::clone(&self.local), watch, self.reachability.watch())
     }
 
+    fn acquire_known(&self, acquire: &Acquire) -> Option<Answer<Acquired>> {
+        self.shared.acquire_known(acquire).filter(|_| self.reachability.is_reachable())
+    }
+
     async fn acquire(&self, call: &Call, acquire: &Acquire) -> Result<Answer<Acquired>> {
         let shared = pin!(self.shared.acquire(call, acquire));
         self.choose(call, "acquire with require_shared", shared, || self.local.acquire(call, acquire)).await

@@ -36,7 +36,7 @@ impl<S: BreakerStore> Engine<S> {
 
     /// Decides by what was seen of a breaker, if that is current and is enough: the breaker is not in a trial, and
     /// nothing is due.
-    fn admit_unasked(&self, key: &ModelKey) -> Option<Acquired> {
+    pub(super) fn admit_unasked(&self, key: &ModelKey) -> Option<Acquired> {
         let seen = self.0.feed.settled(key).filter(|seen| self.is_trusted(seen.era))?;
         let (view, settings) = (seen.present(), &seen.terms.settings);
         let cause = Cause { acquires: true, ..Cause::default() };
@@ -55,7 +55,7 @@ impl<S: BreakerStore> Engine<S> {
 
     /// Asks what is known, if that may be; else the store.
     pub(super) async fn admit(&self, call: &Call, acquire: &Acquire) -> Result<Acquired> {
-        if acquire.admission == Admission::Cached && self.0.doorbell.is_some() {
+        if acquire.admission == Admission::Cached {
             if let Some(acquired) = self.admit_unasked(&acquire.key) {
                 return Ok(acquired);
             }
@@ -63,8 +63,7 @@ impl<S: BreakerStore> Engine<S> {
                 self.start_reading();
             }
         }
-        // Seldom needed where calls are admitted unasked, and large.
-        Box::pin(self.ask(call, acquire)).await
+        self.ask(call, acquire).await
     }
 
     /// Asks until nothing is due any more, and then decides.

@@ -91,6 +91,10 @@ impl Breakers for UpAndDown {
         Ok(Quiet)
     }
 
+    fn acquire_known(&self, _: &Acquire) -> Option<Answer<Acquired>> {
+        None
+    }
+
     async fn acquire(&self, _: &Call, acquire: &Acquire) -> Ended<Acquired> {
         Ok(Answer::shared(match acquire.key.as_str() {
             "down" => Acquired::Rejected(rejection(&acquire.key)),
