@@ -196,10 +196,10 @@ impl<'a> Session<'a> {
                 format!("this process does not hear itself, though {FLAGS} is {found:?}")
             }
             Some((command, refusal)) => format!(
-                "{needed}, which must be set at the server: {missing} is missing in {found:?}, and {command} was \
+                "{needed}, which must be set at the server: {found:?} lacks {missing}, and {command} was \
                  refused: {refusal}"
             ),
-            None => format!("{needed}: it was changed to {found:?}, where {missing} is missing"),
+            None => format!("{needed}: it was changed to {found:?}, which lacks {missing}"),
         })
     }
 
