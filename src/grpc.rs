@@ -3,7 +3,6 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
     task::{AbortHandle, JoinHandle},
     time::timeout,
 };
@@ -21,7 +20,7 @@ use crate::{
     call::Source,
     error::{Error, Result},
     shutdown::Shutdown,
-    threads::{ThreadStore, Ttl},
+    threads::{ThreadStore, Ttl, watch::Wakers},
 };
 
 mod breakers;
@@ -40,6 +39,7 @@ mod requests;
 mod status;
 mod threads;
 mod tokens;
+mod watch;
 
 pub use listener::{Listen, Listener};
 
@@ -82,7 +82,8 @@ pub struct Options {
     pub default_ttl: Ttl,
 }
 
-/// Serves `store` and `breakers` on every listener until `shutdown`, and ends at most the drain deadline later.
+/// Serves `store` and `breakers` on every listener until `shutdown`, and ends at most the drain deadline later. `wakers`
+/// are those of watched threads; writes made here ring them.
 ///
 /// `redis` tells whether Redis answers; none where it is switched off, and memory is the only truth: health then
 /// knows no service `redis`. At the shutdown health says `NOT_SERVING` before anything closes; then no call begins any
@@ -92,14 +93,15 @@ pub async fn serve<S: ThreadStore, B: Breakers>(
     options: Options,
     store: Arc<S>,
     breakers: Arc<B>,
-    redis: Option<watch::Receiver<bool>>,
+    wakers: Wakers,
+    redis: Option<tokio::sync::watch::Receiver<bool>>,
     shutdown: Shutdown,
 ) -> Result<()> {
     let is_only_memory = redis.is_none();
     let health = Health::new(redis).await;
     let calls = Calls::new(options.max_concurrent_calls, shutdown.token());
     let knows = if is_only_memory { Source::Local { as_of: None } } else { Source::Shared };
-    let threads = Threads::new(store, options.default_ttl, knows);
+    let threads = Threads::new(store, options.default_ttl, knows, wakers, shutdown.token());
     let routes = routes(&options, threads, BreakersService::new(breakers), &health)?;
     let server = server(&options, calls.clone(), routes);
 

@@ -15,7 +15,7 @@ use crate::{
     redis::{Redis, RedisBreakers, RedisThreads},
     settings::{self, Settings},
     shutdown::Shutdown,
-    threads::{Limits, ThreadStore, Ttl},
+    threads::{Limits, ThreadStore, Ttl, watch::Wakers},
 };
 
 /// How long a probe may take before it is taken for a failure anyway.
@@ -52,13 +52,14 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
     let instance = fresh_id(&SystemClock);
     info!(instance, "this process in the history of breakers");
     let policies = settings.breakers.policies.clone();
+    let wakers = Wakers::default();
     let max_breakers = usize::try_from(settings.memory.max_breakers).unwrap_or(usize::MAX);
     if !settings.redis.enabled {
         info!("redis is switched off: threads and breakers live in this process's memory alone");
         let store = MemoryThreads::new(SystemClock, limits, settings.memory.max_bytes);
         let breakers = MemoryBreakers::new(SystemClock, max_breakers).of_instance(instance.as_str().into());
         let breakers = Engine::new(breakers, policies, &instance, shutdown.clone());
-        return serve(settings, Arc::new(store), Arc::new(breakers), None, shutdown).await;
+        return serve(settings, Arc::new(store), Arc::new(breakers), wakers, None, shutdown).await;
     }
 
     let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
@@ -83,6 +84,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         async move { redis.probe(PROBE).await }
     };
     let (token, watched, threads) = (shutdown.token(), Arc::clone(&reachability), store.clone());
+    let bells = Arc::clone(&wakers.bells);
     let on_change = move |is_reachable| {
         if is_reachable {
             threads.give_up_unmerged();
@@ -90,10 +92,12 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), Fault> {
         // What memory decides holds for one outage: a call that was late for the last may have left something.
         local.store().clear();
         local.forget();
+        // Watchers are told of the change, too.
+        bells.ring_all();
     };
     shutdown.spawn("probe", async move { watched.run(token, probe, on_change).await });
     let is_reachable = follow(&reachability, &shutdown);
-    serve(settings, Arc::new(store), Arc::new(breakers), Some(is_reachable), shutdown).await
+    serve(settings, Arc::new(store), Arc::new(breakers), wakers, Some(is_reachable), shutdown).await
 }
 
 /// Says hello to Redis, and tells how that went.
@@ -154,6 +158,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
     settings: Settings,
     store: Arc<S>,
     breakers: Arc<B>,
+    wakers: Wakers,
     redis: Option<watch::Receiver<bool>>,
     shutdown: Shutdown,
 ) -> Result<(), Fault> {
@@ -186,7 +191,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    Ok(grpc::serve(listeners, options, store, breakers, redis, shutdown).await?)
+    Ok(grpc::serve(listeners, options, store, breakers, wakers, redis, shutdown).await?)
 }
 
 /// Sweeps for ever, one pause after the other.

@@ -137,7 +137,9 @@ fn facts(error: &Error) -> Facts<'_> {
         Error::Invalid(violations) => of(InvalidArgument, "INVALID_FIELDS", Fields(violations)),
         Error::TokenMismatch => of(InvalidArgument, "TOKEN_MISMATCH", Field("page_token")),
         Error::TokenStale => of(Aborted, "TOKEN_STALE", Precondition(Named("page_token"))),
-        Error::ThreadNotFound { id } => of(NotFound, "THREAD_NOT_FOUND", Resource(THREAD, id)),
+        Error::ThreadNotFound { id } | Error::ThreadLost { id } => {
+            of(NotFound, "THREAD_NOT_FOUND", Resource(THREAD, id))
+        }
         Error::MessageNotFound { id, .. } => of(NotFound, "MESSAGE_NOT_FOUND", Resource(MESSAGE, id)),
         Error::ThreadExists { .. } => of(AlreadyExists, "THREAD_EXISTS", Detail::None),
         Error::MessageIdReused { id } => of(AlreadyExists, "MESSAGE_ID_REUSED", Detail::None).with("id", id),

@@ -38,6 +38,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery,
         UpdatedMessage,
+        watch::{Followed, Since, Wakers},
     },
 };
 
@@ -129,6 +130,10 @@ impl ThreadStore for Waiting {
         refused()
     }
 
+    fn follow(&self, _: &Call, _: &ThreadId, _: &Since) -> impl Future<Output = Ended<Followed>> + Send {
+        refused()
+    }
+
     fn sweep(&self) -> impl Future<Output = Result<Swept>> + Send {
         refused()
     }
@@ -137,7 +142,7 @@ impl ThreadStore for Waiting {
 struct Running {
     address: SocketAddr,
     store: Arc<Waiting>,
-    redis: watch::Sender<bool>,
+    redis: tokio::sync::watch::Sender<bool>,
     shutdown: Shutdown,
     server: JoinHandle<Result<()>>,
 }
@@ -157,11 +162,19 @@ impl Running {
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".into())).await.unwrap();
         let address = listener.local_address().parse().unwrap();
         let store = Arc::new(Waiting { waiting: Semaphore::new(0), going_on: Semaphore::new(0) });
-        let (redis, answers) = watch::channel(false);
+        let (redis, answers) = tokio::sync::watch::channel(false);
         let shutdown = Shutdown::new();
         let breakers = Arc::new(UpAndDown);
         let threads = Arc::clone(&store);
-        let serving = serve(vec![listener], options, threads, breakers, Some(answers), shutdown.clone());
+        let serving = serve(
+            vec![listener],
+            options,
+            threads,
+            breakers,
+            Wakers::default(),
+            Some(answers),
+            shutdown.clone(),
+        );
         let server = shutdown.spawn("server", serving);
         Self { address, store, redis, shutdown, server }
     }

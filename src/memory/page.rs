@@ -39,7 +39,11 @@ pub(super) fn take<'a>(
     if query.descending { fill(messages.rev(), query.limit) } else { fill(messages, query.limit) }
 }
 
-fn fill<'a>(messages: impl Iterator<Item = &'a StoredMessage>, limit: usize) -> (Vec<StoredMessage>, bool) {
+/// Takes messages in the order given: at most `limit`, and [`MAX_BATCH_BYTES`], but one at least.
+pub(super) fn fill<'a>(
+    messages: impl Iterator<Item = &'a StoredMessage>,
+    limit: usize,
+) -> (Vec<StoredMessage>, bool) {
     let mut page: Vec<StoredMessage> = Vec::new();
     let mut left = MAX_BATCH_BYTES;
     for stored in messages {

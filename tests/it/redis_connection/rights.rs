@@ -20,7 +20,7 @@ use crate::support::{
 const LEAST: &str = "-@all +ping +info +time +set +evalsha +eval +script|load +zrevrangebyscore +zrangebyscore \
     +zscore +select +exists +expire +get +hdel +hexists +hget +hgetall +hlen +hmget +hset +lindex +llen +lpop \
     +lrange +lset +ltrim +persist +pexpire +pexpireat +pttl +rename +rpush +setex +strlen +unlink +zadd +zrem \
-    +hkeys +xadd +xrange +xrevrange +zcard +zcount +zrange +zremrangebyscore";
+    +hkeys +xadd +xlen +xrange +xrevrange +zcard +zcount +zrange +zremrangebyscore";
 
 /// The keys of the service behind a prefix, as the README names them.
 fn keys(prefix: &str) -> String {
