@@ -17,3 +17,4 @@ pub(crate) mod redis_options;
 pub(crate) mod redis_server;
 pub(crate) mod threads;
 pub(crate) mod tls;
+pub(crate) mod watch;
