@@ -234,6 +234,7 @@ mod tests {
             (Error::TokenMismatch, Code::InvalidArgument, "TOKEN_MISMATCH"),
             (Error::TokenStale, Code::Aborted, "TOKEN_STALE"),
             (Error::ThreadNotFound { id: id() }, Code::NotFound, "THREAD_NOT_FOUND"),
+            (Error::ThreadLost { id: id() }, Code::NotFound, "THREAD_NOT_FOUND"),
             (Error::MessageNotFound { thread: id(), id: id() }, Code::NotFound, "MESSAGE_NOT_FOUND"),
             (Error::ThreadExists { id: id() }, Code::AlreadyExists, "THREAD_EXISTS"),
             (Error::MessageIdReused { id: id() }, Code::AlreadyExists, "MESSAGE_ID_REUSED"),

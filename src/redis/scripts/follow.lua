@@ -19,6 +19,7 @@ if not t then
   end
   return {'GONE', NOW, 0}
 end
+local at = expiry()
 local is_first = epoch == ''
 if is_first and told > t.last_seq then return {'RANGE', NOW, 'after_seq', t.last_seq} end
 
@@ -70,4 +71,4 @@ if is_first or epoch == t.epoch then
   if cut == 0 then page, more = read_page(t, told + 1, t.last_seq, false, limit, max_bytes, 0) end
   if not is_first and t.first_seq ~= listed_from then newest = last_stored(t) end
 end
-return {'OK', NOW, expiry(), describe(t), t.changed, newest, changes, touched, cut, page, more}
+return {'OK', NOW, at, describe(t), t.changed, newest, changes, touched, cut, page, more}

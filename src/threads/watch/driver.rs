@@ -25,6 +25,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Redis keeps a thread up to the end of the millisecond in which it expires.
 const GRAIN: Duration = Duration::from_millis(2);
+/// A thread that is gone so soon before it was due has expired: its time is read while a script runs, which takes some.
+const TOLERANCE: Duration = Duration::from_secs(1);
 
 const WAS_LOCAL: &str = "this instance served from its own memory for a while";
 
@@ -223,7 +225,7 @@ impl<S: ThreadStore> ThreadWatch<S> {
         let event = match self.life {
             _ if was_deleted => Event::Deleted,
             Life::Unseen => Event::Expired,
-            Life::Until { at, .. } if now >= at => Event::Expired,
+            Life::Until { at, .. } if now.plus(TOLERANCE) >= at => Event::Expired,
             Life::Until { .. } | Life::Pinned => return Err(Error::ThreadLost { id: id() }),
         };
         let position = place.position.clone();

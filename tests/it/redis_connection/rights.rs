@@ -48,6 +48,7 @@ async fn use_everything(service: &Fusewire) {
     threads.truncate(cut_after("rights", 8)).await.unwrap();
     threads.truncate(keep_last("rights", 2)).await.unwrap();
     threads.touch("rights", None).await.unwrap();
+    threads.watch("rights", 0).await.appended().await;
     assert_eq!(threads.owned("ann", 1).await.len(), 2);
     threads.delete("rights").await.unwrap();
     use_breakers(&Breakers::on([service.channel().await])).await;

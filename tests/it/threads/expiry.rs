@@ -317,6 +317,7 @@ async fn a_thread_that_lost_its_expiry_gets_it_back() {
         let new = ConversationThread { ttl: Some(wire(2 * SECOND)), ..thread(id) };
         threads.try_create(new).await.unwrap();
         threads.append(id, vec![message("sys", Role::System, "x")]).await;
+        threads.update(changing(thread(id), &["title"])).await.unwrap();
     }
     for key in keys(&on, "lost").iter().chain(&keys(&on, "half-lost")[1..2]) {
         raw.run(&["PERSIST", key]).await;

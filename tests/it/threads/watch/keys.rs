@@ -20,7 +20,8 @@ on_stores!(
         a_log_that_begins_with_a_truncation_expires_with_its_thread,
         a_deletion_takes_the_log_along_and_a_new_thread_begins_without,
         a_log_that_was_lost_is_a_resync_and_goes_on,
-        a_log_from_the_future_is_given_up
+        a_log_from_the_future_is_given_up,
+        a_thread_of_before_there_was_a_log_is_watched_like_any
     ]
 );
 
@@ -135,4 +136,14 @@ async fn a_log_from_the_future_is_given_up(on: &Deployment) {
     threads.update(changing(new, &["ttl"])).await.unwrap();
     let entries: Entries = raw.get(&["XRANGE", &key, "-", "+"]).await;
     assert_eq!(entries.len(), 2);
+}
+
+async fn a_thread_of_before_there_was_a_log_is_watched_like_any(on: &Deployment) {
+    let (threads, raw) = made(on, "old").await;
+    retitle(&threads, "old", "1").await;
+    raw.run(&["HDEL", &name(on, "old", ""), "changed"]).await;
+    raw.run(&["DEL", &name(on, "old", ":changes")]).await;
+    let mut watch = threads.watch_live("old").await;
+    retitle(&threads, "old", "2").await;
+    assert_eq!(watch.updated().await.0.title, "2");
 }

@@ -202,3 +202,15 @@ async fn a_damaged_entry_ends_the_stream_after_what_is_before_it() {
     behind.synced().await;
     assert_eq!(threads.page(listing("t")).await.unwrap().messages.len(), 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_stream_ends_with_unavailable_when_the_service_ends() {
+    let mut on = Deployment::start(Store::Redis).await;
+    let threads = on.threads();
+    threads.create("t").await;
+    let mut watch = threads.watch_live("t").await;
+    on.service.signal(nix::sys::signal::Signal::SIGTERM);
+    let status = watch.item().await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SHUTTING_DOWN"));
+    assert_eq!(on.service.wait_exit(Duration::from_secs(5)).await.code(), Some(0));
+}
