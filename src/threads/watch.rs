@@ -32,7 +32,7 @@ pub const MAX_FOLLOWED: usize = 1000;
 pub struct Position {
     /// The incarnation.
     pub epoch: String,
-    /// Every change up to this revision was told.
+    /// Every change up to this revision was told; all that happened up to it, where no message waits to be told.
     pub revision: i64,
     /// Every message up to this seq was told.
     pub seq: i64,

@@ -2,10 +2,11 @@
 --
 -- ARGV  2 the epoch that was told, empty to begin with stored messages  3 the revision  4 the seq up to which messages
 --       were told  5 seq of the oldest listed message then, 0 if unknown  6 most messages  7 most bytes
--- OK    expiry, thread, revision of the newest change that is no append, seq of the newest stored message (-1 unless the
---       list's head has moved), {revision, the one noted before, kind, three numbers, …} of changes in order, those of
---       their messages that are stored and were told {seq, entry, …}, whether more changes follow,
---       {seq, entry, …} of messages not told yet (none while more changes follow), whether more follow
+-- OK    expiry, thread, revision of the newest change that is no append,
+--       seq of the newest stored message (-1 unless the list's head has moved),
+--       changes in order {revision, the one noted before, kind, three numbers, …},
+--       their messages as far as they are stored and were told {seq, entry, …}, whether more changes follow,
+--       messages not told yet {seq, entry, …} (none while more changes follow), whether more follow
 -- GONE  whether the epoch told was deleted (0, 1)
 -- else  RANGE field last_seq, CORRUPT key
 local epoch, revision, told = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])

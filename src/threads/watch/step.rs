@@ -47,14 +47,20 @@ fn end_of(found: &Found) -> Position {
     Position { epoch: thread.epoch.clone(), revision: thread.revision, seq: thread.last_seq }
 }
 
-/// The position at which an answer has been told. Seqs behind the last stored message are holes that a truncation left.
-fn after(found: &Found, told: i64) -> Position {
-    let last = found.messages.last().map_or(told, |newest| newest.seq);
-    Position { seq: if found.more { last } else { found.thread.last_seq }, ..end_of(found) }
+/// The position at which an answer has been told whose changes all have been. Before its last page that is the revision
+/// of the newest of them: the appends after it are not all told. Seqs behind the last stored message are holes that a
+/// truncation left.
+fn after(found: &Found, revision: i64, seq: i64) -> Position {
+    let end = end_of(found);
+    if !found.more {
+        return end;
+    }
+    let seq = found.messages.last().map_or(seq, |newest| newest.seq);
+    Position { revision: found.newest_change.max(revision), seq, ..end }
 }
 
 fn begin(found: Found) -> Step {
-    let position = after(&found, 0);
+    let position = after(&found, 0, 0);
     let place = Place { listed_from: found.listed_from, ..Place::at(position.clone()) };
     let events = appended(found.messages).map(|event| (event, position));
     Step { events: events.into_iter().collect(), since: Since::Told(place), more: found.more }
@@ -128,7 +134,7 @@ fn go_on(place: &Place, found: Found) -> Step {
         let place = Place { position, listed_from, provisional: 0 };
         return Step { events, since: Since::Told(place), more: true };
     }
-    let position = after(&found, told.seq);
+    let position = after(&found, told.revision, told.seq);
     if was_trimmed(listed_from, told.revision, &found) {
         let event = Event::Truncated { first_seq: found.listed_from, last_seq: found.last_stored };
         events.push((event, Position { seq: told.seq, ..position.clone() }));

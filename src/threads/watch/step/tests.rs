@@ -87,10 +87,15 @@ fn a_watch_begins_with_what_is_stored_and_goes_on_behind_the_holes() {
 }
 
 #[test]
-fn a_page_that_is_not_the_last_moves_the_seq_to_its_end_alone() {
-    let page = Found { messages: messages(&[1, 2]), more: true, ..found(4, 9) };
-    let step = step(&Since::Seq(0), page);
-    assert_eq!((step.since, step.more), (told(4, 2), true));
+fn a_page_that_is_not_the_last_moves_the_revision_to_the_newest_change_alone() {
+    let page =
+        |newest_change| Found { newest_change, messages: messages(&[1, 2]), more: true, ..found(4, 9) };
+    for newest_change in [0, 3] {
+        let step = step(&Since::Seq(0), page(newest_change));
+        assert_eq!((step.since, step.more), (told(newest_change, 2), true));
+    }
+    let step = step(&told(2, 0), page(0));
+    assert_eq!((step.since, step.more), (told(2, 2), true));
 }
 
 #[test]
