@@ -11,9 +11,20 @@ use crate::{
     },
 };
 
+/// How much one answer holds of messages that changed, and as much again of new ones.
+#[derive(Clone, Copy)]
+struct Page {
+    messages: usize,
+    bytes: usize,
+}
+
 impl Conversation {
     /// Tells the thread as it is and what is new to the watcher.
     pub(in crate::memory) fn follow(&self, since: &Since, now: Timestamp) -> Result<Found> {
+        self.follow_by(Page { messages: MAX_FOLLOWED, bytes: MAX_BATCH_BYTES }, since, now)
+    }
+
+    fn follow_by(&self, page: Page, since: &Since, now: Timestamp) -> Result<Found> {
         let last_seq = self.thread.last_seq;
         let mut found = self.found(now);
         let told = match since {
@@ -23,13 +34,13 @@ impl Conversation {
             Since::Seq(after) => *after,
             Since::Told(place) if place.position.epoch != self.thread.epoch => return Ok(found),
             Since::Told(place) => {
-                self.take_changes(place.position.revision, place.position.seq, &mut found);
+                self.take_changes(page, place.position.revision, place.position.seq, &mut found);
                 place.position.seq
             }
         };
         if !found.more_changes {
             let new = told.saturating_add(1)..i64::MAX;
-            (found.messages, found.more) = page::fill(self.log.range(new), MAX_FOLLOWED);
+            (found.messages, found.more) = page::fill(self.log.range(new), page.messages, page.bytes);
         }
         Ok(found)
     }
@@ -50,8 +61,8 @@ impl Conversation {
     }
 
     /// Takes the changes after a revision, and once each those of their messages that were told: at most a page of them.
-    fn take_changes(&self, revision: i64, told: i64, found: &mut Found) {
-        let mut left = MAX_BATCH_BYTES;
+    fn take_changes(&self, page: Page, revision: i64, told: i64, found: &mut Found) {
+        let mut left = page.bytes;
         for change in self.history.after(revision) {
             if let Some(stored) = self.changed_message(change, told)
                 && !found.touched.iter().any(|known| known.seq == stored.seq)

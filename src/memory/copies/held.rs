@@ -12,8 +12,8 @@ use crate::{
         page,
     },
     threads::{
-        Append, Appended, AppendedMessage, Context, ContextQuery, Limits, MessagesPage, MessagesQuery,
-        NewMessage, NewThread, RequestId, StoredMessage, Thread, Ttl,
+        Append, Appended, AppendedMessage, Context, ContextQuery, Limits, MAX_BATCH_BYTES, MessagesPage,
+        MessagesQuery, NewMessage, NewThread, RequestId, StoredMessage, Thread, Ttl,
         watch::{Followed, Found, MAX_FOLLOWED, Since},
     },
 };
@@ -256,7 +256,7 @@ impl HeldThread {
             Since::Seq(after) => after.saturating_add(1)..last_seq.saturating_add(1),
             Since::Told(place) => last_seq.max(place.provisional).saturating_add(1)..i64::MAX,
         };
-        let (messages, more) = page::fill(self.log.range(new), MAX_FOLLOWED);
+        let (messages, more) = page::fill(self.log.range(new), MAX_FOLLOWED, MAX_BATCH_BYTES);
         Ok(Followed::Found(Box::new(Found {
             now,
             thread: self.thread.clone(),

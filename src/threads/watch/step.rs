@@ -135,7 +135,7 @@ fn go_on(place: &Place, found: Found) -> Step {
         return Step { events, since: Since::Told(place), more: true };
     }
     let position = after(&found, told.revision, told.seq);
-    if was_trimmed(listed_from, told.revision, &found) {
+    if was_trimmed(listed_from, told.seq, &found) {
         let event = Event::Truncated { first_seq: found.listed_from, last_seq: found.last_stored };
         events.push((event, Position { seq: told.seq, ..position.clone() }));
     }
@@ -148,10 +148,11 @@ fn go_on(place: &Place, found: Found) -> Step {
     Step { events, since: Since::Told(place), more: found.more }
 }
 
-/// Whether an append dropped messages from the head since. Where it is not known what was told, any write may have.
-fn was_trimmed(listed_from: i64, revision: i64, found: &Found) -> bool {
+/// Whether an append dropped messages from the head since. Where it is not known what was told, any append may have that
+/// was not told itself.
+fn was_trimmed(listed_from: i64, seq: i64, found: &Found) -> bool {
     match listed_from {
-        0 => found.listed_from > 1 && found.thread.revision > revision,
+        0 => found.listed_from > 1 && found.thread.last_seq > seq,
         from => found.listed_from > from,
     }
 }

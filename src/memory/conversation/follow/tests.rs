@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 
+use super::Page;
 use crate::{
     memory::{
         conversation::{Bounds, Conversation},
@@ -18,6 +19,8 @@ use crate::{
 };
 
 const BOUNDS: Bounds = Bounds { limits: LIMITS, room: Room::ENDLESS };
+/// So few that answers are cut.
+const SMALL: Page = Page { messages: 3, bytes: 300 };
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -28,6 +31,8 @@ enum Action {
     Keep(i64),
     Trim(i64),
     Look,
+    /// It looks at one page alone.
+    Glance,
     /// The stream is cut and resumed after the event that was told last but so many.
     Resume(usize),
 }
@@ -40,8 +45,9 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         1 => (0_i64..5).prop_map(Action::Cut),
         1 => (0_i64..5).prop_map(Action::Keep),
         1 => (0_i64..5).prop_map(Action::Trim),
-        4 => Just(Action::Look),
-        1 => (0_usize..3).prop_map(Action::Resume),
+        2 => Just(Action::Look),
+        3 => Just(Action::Glance),
+        1 => (0_usize..6).prop_map(Action::Resume),
     ];
     prop::collection::vec(action, 1..60)
 }
@@ -102,17 +108,26 @@ impl Watcher {
     fn look(&mut self, real: &Conversation) -> usize {
         let mut resyncs = 0;
         loop {
-            let step = step(&self.since, real.follow(&self.since, START).unwrap());
-            for (event, position) in step.events {
-                resyncs += usize::from(matches!(event, Event::Resync { .. }));
-                self.mirror.take(event, position, real);
-                self.kept.push(self.mirror.clone());
-            }
-            self.since = step.since;
-            if !step.more {
+            let (told, more) = self.look_once(real);
+            resyncs += told;
+            if !more {
                 return resyncs;
             }
         }
+    }
+
+    /// Looks once, at a small page; answers whether there is more.
+    fn look_once(&mut self, real: &Conversation) -> (usize, bool) {
+        let mut resyncs = 0;
+        let found = real.follow_by(SMALL, &self.since, START).unwrap();
+        let step = step(&self.since, found);
+        for (event, position) in step.events {
+            resyncs += usize::from(matches!(event, Event::Resync { .. }));
+            self.mirror.take(event, position, real);
+            self.kept.push(self.mirror.clone());
+        }
+        self.since = step.since;
+        (resyncs, step.more)
     }
 
     fn resume(&mut self, back: usize) {
@@ -157,7 +172,7 @@ fn act(real: &mut Conversation, action: &Action, names: &mut usize) {
             real.truncate(Cut::After(seq), &Guard::default(), START).unwrap();
         }
         Action::Keep(count) => real.truncate(Cut::KeepLast(*count), &Guard::default(), START).unwrap(),
-        Action::Look | Action::Resume(_) => {}
+        Action::Look | Action::Glance | Action::Resume(_) => {}
     }
 }
 
@@ -166,7 +181,7 @@ fn created() -> Conversation {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_mirror_is_what_is_stored_wherever_the_watch_was_cut(actions in actions()) {
@@ -175,6 +190,7 @@ proptest! {
             act(&mut real, action, &mut names);
             match action {
                 Action::Look => { watcher.look(&real); }
+                Action::Glance => { watcher.look_once(&real); }
                 Action::Resume(back) => watcher.resume(*back),
                 _ => {}
             }

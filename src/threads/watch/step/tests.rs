@@ -181,12 +181,13 @@ fn what_appends_trimmed_is_told_once() {
 }
 
 #[test]
-fn one_who_resumes_is_told_where_the_list_begins_if_anything_was_written_since() {
-    let resumed = Since::Told(Place::at(position(4, 9)));
-    let trimmed = |revision| Found { listed_from: 4, ..found(revision, 9) };
-    assert!(step(&resumed, trimmed(4)).events.is_empty());
-    assert_eq!(step(&resumed, trimmed(5)).events.len(), 1);
-    assert!(step(&resumed, found(5, 9)).events.is_empty(), "nothing was ever trimmed");
+fn one_who_resumes_is_told_where_the_list_begins_if_anything_was_appended_since() {
+    // A change after the append has moved the revision already.
+    let resumed = Since::Told(Place::at(position(5, 9)));
+    let trimmed = |last_seq| Found { listed_from: 4, ..found(5, last_seq) };
+    assert!(step(&resumed, trimmed(9)).events.is_empty());
+    assert_eq!(step(&resumed, trimmed(10)).events.len(), 1);
+    assert!(step(&resumed, found(5, 10)).events.is_empty(), "nothing was ever trimmed");
 }
 
 #[test]
