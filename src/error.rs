@@ -26,6 +26,12 @@ pub enum Error {
         /// The thread.
         id: String,
     },
+    /// A thread that was watched is gone, and neither a deletion nor its expiry explains that.
+    #[error("redis lost thread {id}: it is gone, and was neither deleted nor due to expire")]
+    ThreadLost {
+        /// The thread.
+        id: String,
+    },
     /// The thread exists but holds no such message.
     #[error("thread {thread} holds no message {id}")]
     MessageNotFound {

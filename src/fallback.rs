@@ -20,6 +20,7 @@ use crate::{
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Ttl, UpdatedMessage,
         copies::{Observed, TellsOfThread, ThreadCopies},
+        watch::{Followed, Found, MAX_FOLLOWED, Place, Since},
     },
 };
 
@@ -235,6 +236,19 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
         self.shared.reincarnate(call, thread).await
     }
 
+    async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
+        let shared = pin!(self.shared.follow(call, id, since));
+        let local = || self.copies.follow(call, id, since);
+        self.choose(call, Some(id), shared, local, |copies, followed| match followed {
+            Followed::Found(found) => match page_of(since, found) {
+                Some((query, page)) => copies.observe(Observed::Messages(&query, &page)),
+                None => copies.observe(Observed::Read(&found.thread)),
+            },
+            Followed::Gone { .. } => copies.observe(Observed::Gone(id)),
+        })
+        .await
+    }
+
     /// Sweeps the shared store while it is reachable, and the copies always.
     async fn sweep(&self) -> Result<Swept> {
         let copies = self.copies.sweep().await?;
@@ -243,4 +257,29 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
             Guarded::Lost => Ok(copies),
         }
     }
+}
+
+/// What a watcher is told, as a page of messages up to the thread's end; none if it is not just that.
+fn page_of(since: &Since, found: &Found) -> Option<(MessagesQuery, MessagesPage)> {
+    let after_seq = match since {
+        Since::Seq(after) => *after,
+        Since::Told(Place { position, .. }) => {
+            let is_same = position.epoch == found.thread.epoch && found.newest_change <= position.revision;
+            is_same.then_some(position.seq)?
+        }
+    };
+    if found.more || after_seq > found.thread.last_seq {
+        return None;
+    }
+    let query = MessagesQuery {
+        id: found.thread.id.clone(),
+        after_seq,
+        before_seq: 0,
+        descending: false,
+        limit: MAX_FOLLOWED,
+        cursor: None,
+        renew: false,
+    };
+    let page = MessagesPage { thread: found.thread.clone(), messages: found.messages.clone(), more: false };
+    Some((query, page))
 }

@@ -25,7 +25,7 @@ use crate::{
     diagnostics::Diagnostics,
     error::{Error, Result},
     shutdown::Shutdown,
-    threads::{ThreadStore, Ttl},
+    threads::{ThreadStore, Ttl, watch::Wakers},
 };
 
 mod breakers;
@@ -44,6 +44,7 @@ mod reflection;
 mod requests;
 mod status;
 mod streams;
+mod thread_events;
 mod threads;
 mod tokens;
 
@@ -91,26 +92,38 @@ pub struct Options {
     pub default_ttl: Ttl,
 }
 
-/// Serves `store` and `breakers` on every listener until `shutdown`, and ends at most the drain deadline later.
+/// What is served.
+#[derive(Debug)]
+pub struct Served<S, B> {
+    /// Threads.
+    pub threads: Arc<S>,
+    /// What wakes those who watch threads; writes made here ring.
+    pub wakers: Wakers,
+    /// Circuit breakers.
+    pub breakers: Arc<B>,
+    /// What the server tells of this process.
+    pub diagnostics: Diagnostics,
+}
+
+/// Serves on every listener until `shutdown`, and ends at most the drain deadline later.
 ///
 /// `serving` tells whether Redis answers, or that it is switched off and memory is the only truth: health then knows no
-/// service `redis`. `diagnostics` is what the server tells of this process. At the shutdown health says `NOT_SERVING` before anything closes; then no call begins any
-/// more, streams of health and reflection end, and calls in flight finish or are cut, which is no error.
+/// service `redis`. At the shutdown health says `NOT_SERVING` before anything closes; then no call begins any more,
+/// streams end, and calls in flight finish or are cut, which is no error.
 pub async fn serve<S: ThreadStore, B: Breakers>(
     listeners: Vec<Listener>,
     options: Options,
-    store: Arc<S>,
-    breakers: Arc<B>,
+    served: Served<S, B>,
     serving: watch::Receiver<Serving>,
-    diagnostics: Diagnostics,
     shutdown: Shutdown,
 ) -> Result<()> {
+    let Served { threads, wakers, breakers, diagnostics } = served;
     let is_only_memory = serving.borrow().mode == ServingMode::Local;
     let health = Health::new(serving.clone()).await;
     let calls = Calls::new(options.max_concurrent_calls, shutdown.token());
     let streams = Streams::new(options.max_open_streams, shutdown.token());
     let knows = if is_only_memory { Source::Local { as_of: None } } else { Source::Shared };
-    let threads = Threads::new(store, options.default_ttl, knows);
+    let threads = Threads::new(threads, options.default_ttl, knows, wakers, streams.clone());
     let diagnostics = DiagnosticsService::new(diagnostics, serving, streams.clone());
     let breakers = BreakersService::new(breakers, streams.clone());
     let routes = routes(&options, threads, breakers, diagnostics, &health)?;

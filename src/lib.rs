@@ -12,7 +12,8 @@
 //! fallback             the one place that chooses who answers, Redis or memory; fallback::reachability knows whether
 //!                      Redis can be asked
 //! threads              the vocabulary, the rules, and what a store must offer; threads::context chooses what a
-//!                      model's window takes
+//!                      model's window takes; threads::watch tells watchers what happened since, threads::bells wakes
+//!                      them
 //! breakers             circuit breakers: breakers::policy is the state machine, pure; breakers::store the few mechanisms
 //!                      that a store offers; breakers::engine drives the one over the other; breakers::policies gives
 //!                      each model its settings
@@ -28,7 +29,7 @@
 //!
 //! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
 //! `redis` and `memory` import `threads` and `breakers` and never each other (`redis` its part of `settings`, too);
-//! `threads` imports only `error`, `clock` and `call`, `breakers` these and `shutdown`; `settings` imports
+//! `threads` imports only `error`, `clock`, `call` and `doorbell`, `breakers` these and `shutdown`; `settings` imports
 //! `breakers::policies` alone.
 //! Generated types appear only inside `grpc`, the redis crate only inside `redis`.
 //!

@@ -14,6 +14,7 @@ mod breakers;
 mod conversation;
 mod copies;
 mod footprint;
+mod history;
 mod ids;
 mod log;
 mod page;

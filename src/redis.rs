@@ -22,6 +22,7 @@ mod breaker_reply;
 mod breakers;
 mod entry;
 mod fields;
+mod follow;
 mod fork;
 mod index;
 mod keys;

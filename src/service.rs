@@ -10,15 +10,14 @@ use crate::{
     call::{Serving, ServingMode},
     clock::{Clock, SystemClock, Timestamp, fresh_id},
     diagnostics::{Diagnostics, RedisStatus, Tells},
-    doorbell::Doorbell,
     error::{Error, Result},
     fallback::{Fallback, FallbackBreakers, Reachability, State},
-    grpc::{self, Listen, Listener, Options},
+    grpc::{self, Listen, Listener, Options, Served},
     memory::{MemoryBreakers, MemoryCopies, MemoryThreads},
     redis::{Known, Notifications, Redis, RedisBreakers, RedisThreads, Ring},
     settings::{self, Settings},
     shutdown::Shutdown,
-    threads::{Limits, ThreadStore, Ttl, bells::ThreadBells},
+    threads::{Limits, ThreadStore, Ttl, watch::Wakers},
 };
 
 /// How long a probe may take before it is taken for a failure anyway.
@@ -79,7 +78,9 @@ async fn run_in_memory(
         local_breakers: Box::new(move || local.store().len()),
     };
     let (_mode, serving) = watch::channel(Serving { mode: ServingMode::Local, since: started });
-    serve(settings, store, Arc::new(breakers), serving, diagnostics, shutdown).await
+    let served =
+        Served { threads: store, wakers: Wakers::default(), breakers: Arc::new(breakers), diagnostics };
+    serve(settings, served, serving, shutdown).await
 }
 
 async fn run_on_redis(
@@ -101,7 +102,8 @@ async fn run_on_redis(
     );
     let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
     let shared = RedisBreakers::new(redis.clone(), instance);
-    let (doorbell, bells) = (Arc::new(Doorbell::new()), Arc::new(ThreadBells::new()));
+    let wakers = Wakers::default();
+    let doorbell = Arc::clone(&wakers.doorbell);
     let policies = settings.breakers.policies.clone();
     let shared = Engine::new(shared, policies, instance, Some(Arc::clone(&doorbell)), shutdown.clone());
     start(&shared, &shutdown);
@@ -121,6 +123,7 @@ async fn run_on_redis(
         local_breakers: Box::new(move || counted.store().len()),
     };
     let threads = store.clone();
+    let bells = Arc::clone(&wakers.bells);
     let on_change = move |is_reachable| {
         if is_reachable {
             threads.give_up_unmerged();
@@ -128,11 +131,14 @@ async fn run_on_redis(
         // What memory decides holds for one outage: a call that was late for the last may have left something.
         local.store().clear();
         local.forget();
+        // Watchers are told of the change, too.
+        bells.ring_all();
     };
     probe(redis, &reachability, on_change, &shutdown);
-    listen(&settings, instance, doorbell, (bells, heard), &shutdown)?;
+    listen(&settings, instance, &wakers, heard, &shutdown)?;
     let serving = follow(&reachability, &shutdown);
-    serve(settings, Arc::new(store), Arc::new(breakers), serving, diagnostics, shutdown).await
+    let served = Served { threads: Arc::new(store), wakers, breakers: Arc::new(breakers), diagnostics };
+    serve(settings, served, serving, shutdown).await
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -193,10 +199,11 @@ async fn greet(settings: &Settings, redis: &Redis) -> Result<Result<()>, Fault> 
 fn listen<S: BreakerStore>(
     settings: &Settings,
     instance: &str,
-    doorbell: Arc<Doorbell>,
-    (bells, breakers): (Arc<ThreadBells>, Engine<S>),
+    wakers: &Wakers,
+    breakers: Engine<S>,
     shutdown: &Shutdown,
 ) -> Result<()> {
+    let Wakers { bells, doorbell } = wakers.clone();
     let notifications = Notifications::new(&settings.redis, instance, doorbell, Arc::clone(&bells))?;
     let on_ring = move |ring| match ring {
         Ring::Thread(id) => bells.ring(&id),
@@ -274,10 +281,8 @@ fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<S
 
 async fn serve<S: ThreadStore, B: Breakers>(
     settings: Settings,
-    store: Arc<S>,
-    breakers: Arc<B>,
+    served: Served<S, B>,
     serving: watch::Receiver<Serving>,
-    diagnostics: Diagnostics,
     shutdown: Shutdown,
 ) -> Result<(), Fault> {
     let default_ttl = Ttl::new("threads.default_ttl", settings.threads.default_ttl)
@@ -296,7 +301,10 @@ async fn serve<S: ThreadStore, B: Breakers>(
         info!(address = %listener.local_address(), "listening");
         listeners.push(listener);
     }
-    shutdown.spawn("sweep", sweep(Arc::clone(&store), settings.threads.sweep_interval, shutdown.clone()));
+    shutdown.spawn(
+        "sweep",
+        sweep(Arc::clone(&served.threads), settings.threads.sweep_interval, shutdown.clone()),
+    );
 
     let server = &settings.server;
     let options = Options {
@@ -310,7 +318,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    Ok(grpc::serve(listeners, options, store, breakers, serving, diagnostics, shutdown).await?)
+    Ok(grpc::serve(listeners, options, served, serving, shutdown).await?)
 }
 
 /// Sweeps for ever, one pause after the other.

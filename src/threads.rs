@@ -13,6 +13,7 @@ pub mod copies;
 mod ids;
 mod message;
 mod store;
+pub mod watch;
 
 pub use bells::{ThreadBell, ThreadBells};
 pub use ids::{MAX_ID, MAX_NEW_ID, MessageId, Owner, RequestId, ThreadId};

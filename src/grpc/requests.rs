@@ -15,12 +15,17 @@ use crate::{
     error::Result,
     threads::{
         Append, ContextQuery, Cut, Fork, Guard, MessageId, MessageUpdate, MessagesQuery, NewThread, Owner,
-        Profile, ThreadChange, ThreadId, ThreadsQuery, Ttl, context::Budget,
+        Profile, ThreadChange, ThreadId, ThreadsQuery, Ttl,
+        context::Budget,
+        watch::{Place, Position, Since},
     },
 };
 
 const THREAD: Path<'static> = Path::Root("thread");
 const MESSAGE: Path<'static> = Path::Root("message");
+const RESUME: Path<'static> = Path::Root("resume");
+/// An epoch is shorter; what was never one is told so by a resync.
+const MAX_EPOCH_BYTES: usize = 128;
 
 pub(super) fn create(request: proto::CreateThreadRequest, default_ttl: Ttl) -> Result<NewThread> {
     let mut check = Check::default();
@@ -228,6 +233,25 @@ pub(super) fn fork(request: &proto::ForkThreadRequest) -> Result<Fork> {
         (id, _) => check.take(Path::Root("new_thread_id"), ThreadId::parse_new("id", id)),
     };
     check.finish(|| Some(Fork { source: source?, at_seq: request.at_seq, id: id?, request_id }))
+}
+
+pub(super) fn watch(request: proto::WatchThreadRequest) -> Result<(ThreadId, Since)> {
+    let mut check = Check::default();
+    let id = existing(&mut check, &request.thread_id);
+    let since = match request.resume {
+        None => {
+            convert::check_count(&mut check, Path::Root("after_seq"), request.after_seq);
+            Since::Seq(request.after_seq)
+        }
+        Some(proto::ThreadPosition { epoch, revision, seq }) => {
+            check.require(RESUME.field("epoch"), !epoch.is_empty(), "is required");
+            check.at_most(RESUME.field("epoch"), &epoch, MAX_EPOCH_BYTES);
+            convert::check_count(&mut check, RESUME.field("revision"), revision);
+            convert::check_count(&mut check, RESUME.field("seq"), seq);
+            Since::Told(Place::at(Position { epoch, revision, seq }))
+        }
+    };
+    check.finish(|| Some((id?, since)))
 }
 
 fn existing(check: &mut Check, id: &str) -> Option<ThreadId> {

@@ -146,7 +146,9 @@ fn facts(error: &Error) -> Facts<'_> {
         Error::Invalid(violations) => of(InvalidArgument, "INVALID_FIELDS", Fields(violations)),
         Error::TokenMismatch => of(InvalidArgument, "TOKEN_MISMATCH", Field("page_token")),
         Error::TokenStale => of(Aborted, "TOKEN_STALE", Precondition(Named("page_token"))),
-        Error::ThreadNotFound { id } => of(NotFound, "THREAD_NOT_FOUND", Resource(THREAD, id)),
+        Error::ThreadNotFound { id } | Error::ThreadLost { id } => {
+            of(NotFound, "THREAD_NOT_FOUND", Resource(THREAD, id))
+        }
         Error::MessageNotFound { id, .. } => of(NotFound, "MESSAGE_NOT_FOUND", Resource(MESSAGE, id)),
         Error::ThreadExists { .. } => of(AlreadyExists, "THREAD_EXISTS", Detail::None),
         Error::MessageIdReused { id } => of(AlreadyExists, "MESSAGE_ID_REUSED", Detail::None).with("id", id),
@@ -241,6 +243,7 @@ mod tests {
             (Error::TokenMismatch, Code::InvalidArgument, "TOKEN_MISMATCH"),
             (Error::TokenStale, Code::Aborted, "TOKEN_STALE"),
             (Error::ThreadNotFound { id: id() }, Code::NotFound, "THREAD_NOT_FOUND"),
+            (Error::ThreadLost { id: id() }, Code::NotFound, "THREAD_NOT_FOUND"),
             (Error::MessageNotFound { thread: id(), id: id() }, Code::NotFound, "MESSAGE_NOT_FOUND"),
             (Error::ThreadExists { id: id() }, Code::AlreadyExists, "THREAD_EXISTS"),
             (Error::MessageIdReused { id: id() }, Code::AlreadyExists, "MESSAGE_ID_REUSED"),

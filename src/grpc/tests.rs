@@ -39,6 +39,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery,
         UpdatedMessage,
+        watch::{Followed, Since},
     },
 };
 
@@ -131,6 +132,10 @@ impl ThreadStore for Waiting {
         refused()
     }
 
+    fn follow(&self, _: &Call, _: &ThreadId, _: &Since) -> impl Future<Output = Ended<Followed>> + Send {
+        refused()
+    }
+
     fn sweep(&self) -> impl Future<Output = Result<Swept>> + Send {
         refused()
     }
@@ -180,7 +185,9 @@ impl Running {
         let shutdown = Shutdown::new();
         let breakers = Arc::new(UpAndDown);
         let threads = Arc::clone(&store);
-        let server = serve(vec![listener], options, threads, breakers, told, diagnostics(), shutdown.clone());
+        let wakers = Wakers::default();
+        let served = Served { threads, wakers, breakers, diagnostics: diagnostics() };
+        let server = serve(vec![listener], options, served, told, shutdown.clone());
         let server = shutdown.spawn("server", server);
         Self { address, store, serving, shutdown, server }
     }

@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, async_trait};
 use tracing::Span;
 
 use super::{
     calls::{Reply, call},
     convert, pages, proto, requests,
+    streams::Streams,
+    thread_events::{self, Events},
 };
 use crate::{
     call::{Answer, Source},
-    error::{Error, Result},
-    threads::{ThreadId, ThreadStore, Ttl},
+    error::Error,
+    threads::{
+        ThreadId, ThreadStore, Ttl,
+        watch::{ThreadWatch, Wakers},
+    },
 };
 
 /// The service.
@@ -22,12 +27,26 @@ pub(super) struct Threads<S> {
     default_ttl: Ttl,
     /// Where it was said that a thread does not exist: errors do not tell, and only the store that knows says so.
     knows: Source,
+    /// What wakes watchers; every write made here rings.
+    wakers: Wakers,
+    streams: Streams,
 }
 
 impl<S: ThreadStore> Threads<S> {
-    /// Serves `store`, which `knows` names.
-    pub(super) fn new(store: Arc<S>, default_ttl: Ttl, knows: Source) -> Self {
-        Self { store, default_ttl, knows }
+    /// Serves `store`, which `knows` names; its watches are among `streams`.
+    pub(super) fn new(
+        store: Arc<S>,
+        default_ttl: Ttl,
+        knows: Source,
+        wakers: Wakers,
+        streams: Streams,
+    ) -> Self {
+        Self { store, default_ttl, knows, wakers, streams }
+    }
+
+    /// Lets this process's watchers of a thread look at once, however changes in the store are noticed.
+    fn ring(&self, id: &ThreadId) {
+        self.wakers.bells.ring(id);
     }
 }
 
@@ -41,6 +60,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let new = requests::create(request.into_inner(), self.default_ttl)?;
         tell(&new.id);
         let Answer { value, source } = self.store.create(&call, &new).await?;
+        self.ring(&new.id);
         Ok(Response::new(proto::CreateThreadResponse {
             thread: Some(convert::thread(value.thread)),
             messages: convert::appended(value.messages),
@@ -79,6 +99,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let (id, change, guard) = requests::update(request.into_inner())?;
         tell(&id);
         let Answer { value, source } = self.store.update(&call, &id, &change, &guard).await?;
+        self.ring(&id);
         Ok(Response::new(proto::UpdateThreadResponse {
             thread: Some(convert::thread(value)),
             authority: convert::authority(source),
@@ -94,7 +115,10 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let (id, guard) = requests::delete(request.into_inner())?;
         tell(&id);
         let source = match self.store.delete(&call, &id, &guard).await {
-            Ok(answer) => answer.source,
+            Ok(answer) => {
+                self.ring(&id);
+                answer.source
+            }
             Err(Error::ThreadNotFound { .. }) if allow_missing => self.knows,
             Err(error) => return Err(error.into()),
         };
@@ -109,6 +133,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let (id, ttl) = requests::touch(request.get_ref())?;
         tell(&id);
         let Answer { value, source } = self.store.touch(&call, &id, ttl).await?;
+        self.ring(&id);
         Ok(Response::new(proto::TouchThreadResponse {
             expire_time: value.expire_time.map(convert::timestamp),
             authority: convert::authority(source),
@@ -123,6 +148,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let append = requests::append(request.into_inner(), self.default_ttl)?;
         tell(&append.id);
         let Answer { value, source } = self.store.append(&call, &append).await?;
+        self.ring(&append.id);
         Ok(Response::new(proto::AppendMessagesResponse {
             messages: convert::appended(value.messages),
             previous_last_seq: value.previous_last_seq,
@@ -161,6 +187,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let update = requests::update_message(request.into_inner())?;
         tell(&update.id);
         let answer = self.store.update_message(&call, &update).await?;
+        self.ring(&update.id);
         Ok(Response::new(pages::updated_message(answer)?))
     }
 
@@ -172,6 +199,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let (id, cut, guard) = requests::truncate(request.into_inner())?;
         tell(&id);
         let Answer { value, source } = self.store.truncate(&call, &id, cut, &guard).await?;
+        self.ring(&id);
         Ok(Response::new(proto::TruncateThreadResponse {
             thread: Some(convert::thread(value)),
             authority: convert::authority(source),
@@ -186,16 +214,23 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         let fork = requests::fork(request.get_ref())?;
         tell(&fork.source);
         let Answer { value, source } = self.store.fork(&call, &fork).await?;
+        self.ring(&fork.id);
         Ok(Response::new(proto::ForkThreadResponse {
             thread: Some(convert::thread(value)),
             authority: convert::authority(source),
         }))
     }
 
-    type WatchThreadStream = tokio_stream::Empty<Result<proto::WatchThreadResponse, Status>>;
+    type WatchThreadStream = Events;
 
-    async fn watch_thread(&self, _: Request<proto::WatchThreadRequest>) -> Reply<Self::WatchThreadStream> {
-        Err(Status::unimplemented("WatchThread is not served yet"))
+    async fn watch_thread(&self, request: Request<proto::WatchThreadRequest>) -> Reply<Events> {
+        let call = call(&request, false);
+        let (id, since) = requests::watch(request.into_inner())?;
+        tell(&id);
+        let place = self.streams.enter(&call)?;
+        let store = Arc::clone(&self.store);
+        let watch = ThreadWatch::begin(store, &self.wakers, &call, id.clone(), since).await?;
+        Ok(place.serve(thread_events::events(id, watch)))
     }
 }
 

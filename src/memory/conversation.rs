@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::{
     batch,
     footprint::{self, Room, THREAD_OVERHEAD, Tally},
+    history::History,
     ids::{MessageIds, Use},
     log::{self, Log, as_i64},
     page,
@@ -21,6 +22,7 @@ use crate::{
 };
 
 mod edit;
+mod follow;
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +61,8 @@ pub(super) struct Conversation {
     /// The last writes that named a request id, oldest first.
     requests: VecDeque<(Kind, RequestId)>,
     created_by: Option<Creator>,
+    /// What watchers are told beside appends.
+    history: History,
 }
 
 impl Conversation {
@@ -92,6 +96,7 @@ impl Conversation {
             ids: MessageIds::default(),
             requests: VecDeque::new(),
             created_by,
+            history: History::default(),
         };
         conversation.renew(now);
         conversation
@@ -147,6 +152,7 @@ impl Conversation {
             + self.log.tally().memory
             + self.ids.memory()
             + footprint::bytes(requests)
+            + self.history.memory()
     }
 
     /// Appends messages, all or none, and renews.

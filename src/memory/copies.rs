@@ -13,6 +13,7 @@ use crate::{
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Ttl, UpdatedMessage,
         copies::{Observed, ThreadCopies, Unmerged},
+        watch::{Followed, Since},
     },
 };
 
@@ -185,6 +186,10 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
 
     async fn reincarnate(&self, _: &Call, _: &Thread) -> Result<Answer<Thread>> {
         Err(Error::NeedsShared("a new epoch"))
+    }
+
+    async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
+        self.ask(call, id, |held, now| held.follow(since, now))
     }
 
     async fn sweep(&self) -> Result<Swept> {

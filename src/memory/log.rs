@@ -75,6 +75,11 @@ impl Log {
         self.range(0..i64::MAX).next_back().map_or(0, |stored| stored.seq)
     }
 
+    /// Seq of the oldest in the list, instructions that outlived trimming apart.
+    pub(super) fn listed_from(&self) -> Option<i64> {
+        self.listed.front().map(|stored| stored.seq)
+    }
+
     /// Finds a stored message.
     pub(super) fn find(&self, seq: i64) -> Option<&StoredMessage> {
         self.range(seq..seq.saturating_add(1)).next()

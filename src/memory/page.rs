@@ -36,18 +36,26 @@ pub(super) fn take<'a>(
     messages: impl DoubleEndedIterator<Item = &'a StoredMessage>,
     query: &MessagesQuery,
 ) -> (Vec<StoredMessage>, bool) {
-    if query.descending { fill(messages.rev(), query.limit) } else { fill(messages, query.limit) }
+    if query.descending {
+        fill(messages.rev(), query.limit, MAX_BATCH_BYTES)
+    } else {
+        fill(messages, query.limit, MAX_BATCH_BYTES)
+    }
 }
 
-fn fill<'a>(messages: impl Iterator<Item = &'a StoredMessage>, limit: usize) -> (Vec<StoredMessage>, bool) {
+/// Takes messages in the order given: at most `limit`, and so many bytes, but one at least. Tells whether more follow.
+pub(super) fn fill<'a>(
+    messages: impl Iterator<Item = &'a StoredMessage>,
+    limit: usize,
+    mut bytes: usize,
+) -> (Vec<StoredMessage>, bool) {
     let mut page: Vec<StoredMessage> = Vec::new();
-    let mut left = MAX_BATCH_BYTES;
     for stored in messages {
         let size = usize::try_from(stored.message.size).unwrap_or(usize::MAX);
-        if page.len() >= limit.max(1) || (!page.is_empty() && size > left) {
+        if page.len() >= limit.max(1) || (!page.is_empty() && size > bytes) {
             return (page, true);
         }
-        left = left.saturating_sub(size);
+        bytes = bytes.saturating_sub(size);
         page.push(stored.clone());
     }
     (page, false)

@@ -17,6 +17,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, Limits, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Profile, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Trim, Ttl, UpdatedMessage,
+        watch::{Followed, Since},
     },
 };
 
@@ -43,7 +44,8 @@ impl<C> fmt::Debug for MemoryThreads<C> {
 
 impl<C: Clock> MemoryThreads<C> {
     /// An empty store that takes at most `max_bytes` of memory, estimated from above; `limits` hold for each thread.
-    /// The request ids that truncations and updates leave behind, at most 16 a thread, may exceed `max_bytes`.
+    /// What truncations and updates leave behind, at most 16 request ids and 256 changes a thread, may exceed
+    /// `max_bytes`.
     pub fn new(clock: C, limits: Limits, max_bytes: u64) -> Self {
         Self { clock, limits, stock: Mutex::new(Stock::new(max_bytes)) }
     }
@@ -212,6 +214,19 @@ impl<C: Clock> ThreadStore for MemoryThreads<C> {
     async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
         // This memory is the only truth: it loses no writes.
         self.get(call, &thread.id, false).await
+    }
+
+    async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
+        self.step(call, |stock, now| {
+            if let Some(conversation) = stock.find(id) {
+                return Ok(Followed::Found(Box::new(conversation.follow(since, now)?)));
+            }
+            let was_deleted = match since {
+                Since::Seq(_) => false,
+                Since::Told(place) => stock.was_deleted(id, &place.position.epoch),
+            };
+            Ok(Followed::Gone { now, was_deleted })
+        })
     }
 
     async fn sweep(&self) -> Result<Swept> {

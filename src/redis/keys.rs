@@ -14,8 +14,8 @@ pub(super) struct Keys {
     prefix: String,
 }
 
-/// The six keys of a thread, in the order that every script on threads takes them.
-pub(super) type ThreadKeys = [String; 6];
+/// The seven keys of a thread, in the order that every script on threads takes them.
+pub(super) type ThreadKeys = [String; 7];
 
 /// The five keys of a breaker, in the order that every script on breakers takes them.
 pub(super) type BreakerKeys = [String; 5];
@@ -29,11 +29,13 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// The thread, its messages, instructions, ids, older ids and tombstone.
+    /// The thread, its messages, instructions, ids, older ids, tombstone and changes.
     pub(super) fn thread(&self, id: &ThreadId) -> ThreadKeys {
         let thread = format!("{}conversation_thread:{{{id}}}", self.prefix);
         let part = |name: &str| format!("{thread}:{name}");
-        [thread.clone(), part("messages"), part("system"), part("ids"), part("ids:old"), part("tombstone")]
+        let (ids, older_ids) = (part("ids"), part("ids:old"));
+        let (tombstone, changes) = (part("tombstone"), part("changes"));
+        [thread.clone(), part("messages"), part("system"), ids, older_ids, tombstone, changes]
     }
 
     /// Messages, instructions and ids of a copy in the making, in the slot of the thread that it will be.

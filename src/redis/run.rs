@@ -100,7 +100,7 @@ fn name_key(error: Error, keys: &[String]) -> Error {
 }
 
 /// Says why a script wrote nothing.
-fn refusal(word: &str, reply: &mut Reply, id: &ThreadId) -> Result<Error> {
+pub(super) fn refusal(word: &str, reply: &mut Reply, id: &ThreadId) -> Result<Error> {
     let id = id.to_string();
     Ok(match word {
         "ABSENT" => Error::ThreadNotFound { id },

@@ -5,12 +5,12 @@ use std::sync::LazyLock;
 use bb8_redis::redis::Script;
 
 macro_rules! on_thread {
-    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $($file:literal)+;)*) => {
         $($(#[$doc])*
         pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
                 include_str!("scripts/thread.lua"),
-                include_str!(concat!("scripts/", $file)),
+                $(include_str!(concat!("scripts/", $file)),)+
             ))
         });)*
     };
@@ -18,7 +18,8 @@ macro_rules! on_thread {
 
 on_thread! {
     APPEND = "append.lua";
-    READ = "read.lua";
+    READ = "page.lua" "read.lua";
+    FOLLOW = "page.lua" "follow.lua";
     UPDATE = "update.lua";
     DELETE = "delete.lua";
     TRUNCATE = "truncate.lua";

@@ -19,6 +19,7 @@ use crate::{
         MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, MessageUpdate, MessagesPage, MessagesQuery, NewMessage,
         NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange, ThreadId,
         ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+        watch::{Followed, Since},
     },
 };
 
@@ -323,6 +324,10 @@ impl ThreadStore for RedisThreads {
             .await?;
         let expire_time = reply.expiry()?;
         reply.fields()?.thread(&thread.id, &keys[0], expire_time).map(Answer::shared)
+    }
+
+    async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
+        self.follow_thread(call, id, since).await.map(Answer::shared)
     }
 
     async fn sweep(&self) -> Result<Swept> {

@@ -2,7 +2,7 @@
 
 use super::{
     Append, Appended, Context, Cut, MessagesPage, MessagesQuery, NewThread, Thread, ThreadId, ThreadStore,
-    ThreadsPage, UpdatedMessage,
+    ThreadsPage, UpdatedMessage, watch::Followed,
 };
 
 /// Something that the shared store said or did.
@@ -58,6 +58,15 @@ tells_of_thread!(Appended, MessagesPage, Context, UpdatedMessage);
 impl TellsOfThread for Thread {
     fn thread_mut(&mut self) -> Option<&mut Thread> {
         Some(self)
+    }
+}
+
+impl TellsOfThread for Followed {
+    fn thread_mut(&mut self) -> Option<&mut Thread> {
+        match self {
+            Self::Found(found) => Some(&mut found.thread),
+            Self::Gone { .. } => None,
+        }
     }
 }
 

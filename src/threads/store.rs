@@ -5,6 +5,7 @@ use std::future::Future;
 use super::{
     Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage, MessagesQuery,
     NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+    watch::{Followed, Since},
 };
 use crate::{
     call::{Answer, Call},
@@ -104,6 +105,15 @@ pub trait ThreadStore: Send + Sync + 'static {
         call: &Call,
         thread: &Thread,
     ) -> impl Future<Output = Result<Answer<Thread>>> + Send;
+
+    /// Answers from one moment what happened to a thread since a watcher was told of it; never renews. A thread that is
+    /// not there is an answer, too.
+    fn follow(
+        &self,
+        call: &Call,
+        id: &ThreadId,
+        since: &Since,
+    ) -> impl Future<Output = Result<Answer<Followed>>> + Send;
 
     /// Removes what expired threads left behind and repairs lost expiries.
     fn sweep(&self) -> impl Future<Output = Result<Swept>> + Send;

@@ -14,6 +14,7 @@ mod faults;
 mod no_outage;
 mod start;
 mod table;
+mod watches;
 
 /// A test's bound for what the design bounds at 250 ms: machines are shared. It is well below the 5 s that a caller
 /// waits who waits for Redis. What was measured is printed.

@@ -18,3 +18,4 @@ mod transcripts;
 mod truncate;
 mod update;
 mod validation;
+mod watch;

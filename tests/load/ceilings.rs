@@ -34,6 +34,7 @@ const BREAKER: &str = include_str!("../../src/redis/scripts/breaker.lua");
 const TRIAL: &str = include_str!("../../src/redis/scripts/breaker_trial.lua");
 const LEASE: &str = include_str!("../../src/redis/scripts/breaker_lease.lua");
 const RECORD: &str = include_str!("../../src/redis/scripts/breaker_record.lua");
+const PAGE: &str = include_str!("../../src/redis/scripts/page.lua");
 const READ: &str = include_str!("../../src/redis/scripts/read.lua");
 
 /// As the service's pool.
@@ -54,7 +55,7 @@ pub(crate) fn serve(arguments: &[String]) {
             next: AtomicUsize::new(0),
             ids: AtomicU64::new(0),
             append: Script::new(&format!("{THREAD}{APPEND}")),
-            read: Script::new(&format!("{THREAD}{READ}")),
+            read: Script::new(&format!("{THREAD}{PAGE}{READ}")),
             lease: Script::new(&format!("{BREAKER}{TRIAL}{LEASE}")),
             record: Script::new(&format!("{BREAKER}{RECORD}")),
         });
@@ -105,7 +106,7 @@ impl Ceiling {
     fn on_thread(&self, operation: &str) -> ScriptInvocation<'_> {
         let id = if operation == "AppendTo100" { "load-100" } else { "load-10000" };
         let thread = format!("conversation_thread:{{{id}}}");
-        let parts = ["", ":messages", ":system", ":ids", ":ids:old", ":tombstone"];
+        let parts = ["", ":messages", ":system", ":ids", ":ids:old", ":tombstone", ":changes"];
         let script = if operation.starts_with("Append") { &self.append } else { &self.read };
         let mut invocation = script.prepare_invoke();
         for part in parts {

@@ -173,3 +173,26 @@ fn a_page_token_is_of_its_request() {
     let other = proto::ListMessagesRequest { after_seq: 1, ..next };
     assert!(matches!(list_messages(&other), Err(Error::TokenMismatch)));
 }
+
+#[test]
+fn a_watch_begins_after_a_seq_or_after_an_event() {
+    let request = proto::WatchThreadRequest { thread_id: "t".into(), after_seq: 7, resume: None };
+    assert_eq!(watch(request.clone()).unwrap().1, Since::Seq(7));
+    // What is ignored is not checked.
+    let position = proto::ThreadPosition { epoch: "E".into(), revision: 4, seq: 3 };
+    let resumed = proto::WatchThreadRequest { after_seq: -1, resume: Some(position), ..request };
+    let place = Place::at(Position { epoch: "E".into(), revision: 4, seq: 3 });
+    assert_eq!(watch(resumed).unwrap().1, Since::Told(place));
+}
+
+#[test]
+fn a_watch_tells_every_violated_field() {
+    let position = |epoch: &str, revision, seq| proto::ThreadPosition { epoch: epoch.into(), revision, seq };
+    let request =
+        |after_seq, resume| proto::WatchThreadRequest { thread_id: String::new(), after_seq, resume };
+    assert_eq!(paths(watch(request(-1, None))), ["thread_id", "after_seq"]);
+    let violated = ["thread_id", "resume.epoch", "resume.revision", "resume.seq"];
+    assert_eq!(paths(watch(request(0, Some(position("", -1, -1))))), violated);
+    let long = "x".repeat(129);
+    assert_eq!(paths(watch(request(0, Some(position(&long, 0, 0))))), ["thread_id", "resume.epoch"]);
+}

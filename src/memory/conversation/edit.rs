@@ -10,7 +10,7 @@ use crate::{
     },
     threads::{
         Cut, Guard, MAX_INSTRUCTION_BYTES, Message, MessageId, MessageUpdate, Profile, StoredMessage,
-        ThreadChange, UpdatedMessage,
+        ThreadChange, UpdatedMessage, watch::Changed,
     },
 };
 
@@ -34,6 +34,7 @@ impl Conversation {
         self.thread.profile = changed;
         self.remember_request(Kind::Update, request);
         self.revise(now);
+        self.note(Changed::Thread);
         self.renew(now);
         Ok(())
     }
@@ -61,6 +62,7 @@ impl Conversation {
         self.count();
         self.remember_request(Kind::MessageUpdate, request);
         self.revise(now);
+        self.note(Changed::Message(message.seq));
         self.renew(now);
         Ok(UpdatedMessage { thread: self.thread.clone(), message })
     }
@@ -103,7 +105,16 @@ impl Conversation {
         self.count();
         self.remember_request(Kind::Truncate, request);
         self.revise(now);
+        self.note(Changed::Truncated {
+            first_seq: self.thread.first_seq,
+            last_seq: self.log.last_seq(),
+            listed_from: self.log.listed_from().unwrap_or(last_seq + 1),
+        });
         Ok(())
+    }
+
+    fn note(&mut self, what: Changed) {
+        self.history.note(self.thread.revision, what);
     }
 }
 

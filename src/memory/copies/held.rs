@@ -12,8 +12,9 @@ use crate::{
         page,
     },
     threads::{
-        Append, Appended, AppendedMessage, Context, ContextQuery, Limits, MessagesPage, MessagesQuery,
-        NewMessage, NewThread, RequestId, StoredMessage, Thread, Ttl,
+        Append, Appended, AppendedMessage, Context, ContextQuery, Limits, MAX_BATCH_BYTES, MessagesPage,
+        MessagesQuery, NewMessage, NewThread, RequestId, StoredMessage, Thread, Ttl,
+        watch::{Followed, Found, MAX_FOLLOWED, Since},
     },
 };
 
@@ -240,6 +241,34 @@ impl HeldThread {
             self.renew(None, now);
         }
         Ok(MessagesPage { thread: self.thread.clone(), messages, more })
+    }
+
+    /// Tells one who begins to watch what Redis has, if that is known here, and everyone else what only memory has.
+    pub(super) fn follow(&self, since: &Since, now: Timestamp) -> Result<Followed> {
+        let last_seq = self.thread.last_seq;
+        let new = match since {
+            Since::Seq(after) if *after > last_seq => {
+                return Err(Error::SeqOutOfRange { field: "after_seq", last_seq });
+            }
+            Since::Seq(after) if after.saturating_add(1) < self.known_from => {
+                return Err(Error::NeedsShared("a watch of messages that are not all held in memory"));
+            }
+            Since::Seq(after) => after.saturating_add(1)..last_seq.saturating_add(1),
+            Since::Told(place) => last_seq.max(place.provisional).saturating_add(1)..i64::MAX,
+        };
+        let (messages, more) = page::fill(self.log.range(new), MAX_FOLLOWED, MAX_BATCH_BYTES);
+        Ok(Followed::Found(Box::new(Found {
+            now,
+            thread: self.thread.clone(),
+            listed_from: 0,
+            last_stored: self.log.last_seq(),
+            newest_change: 0,
+            changes: Vec::new(),
+            touched: Vec::new(),
+            more_changes: false,
+            messages,
+            more,
+        })))
     }
 
     /// Reads the newest messages that fit, if the whole thread is known: otherwise instructions may be missing.

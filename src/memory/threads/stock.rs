@@ -136,6 +136,11 @@ impl Stock {
         self.tombstones.contains_key(id)
     }
 
+    /// Whether this incarnation was deleted.
+    pub(super) fn was_deleted(&self, id: &ThreadId, epoch: &str) -> bool {
+        self.tombstones.get(id).is_some_and(|tombstone| tombstone.names(epoch))
+    }
+
     /// Removes a thread and leaves a tombstone.
     pub(super) fn bury(&mut self, id: &ThreadId, request: Option<RequestId>, now: Timestamp) {
         let Some(conversation) = self.remove(id) else { return };

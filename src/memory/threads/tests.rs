@@ -318,3 +318,5 @@ async fn writers_on_many_threads_lose_nothing() {
     };
     assert!(of_writer("0-") && of_writer("7-"));
 }
+
+mod watch;

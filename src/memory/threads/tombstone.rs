@@ -32,6 +32,11 @@ impl Tombstone {
         self.deletions.iter().any(|(_, known)| known.as_ref() == Some(request))
     }
 
+    /// Whether it is of an incarnation.
+    pub(super) fn names(&self, epoch: &str) -> bool {
+        self.deletions.iter().any(|(known, _)| known == epoch)
+    }
+
     /// The bytes of memory that it takes; less than a thread.
     pub(super) fn footprint(&self) -> u64 {
         let text = |request: &Option<RequestId>| request.as_ref().map_or(0, |request| request.as_str().len());

@@ -31,7 +31,7 @@ else
   if mode == 'ensure' and redis.call('EXISTS', TOMBSTONE) == 1 then return {'DELETED', NOW} end
   t = {
     revision = 0, first_seq = 1, last_seq = 0, count = 0, tokens = 0, bytes = 0, system_bytes = 0, kept = 0,
-    kept_first = 0, kept_bytes = 0, edited = 0, created = NOW, updated = NOW, indexed = NOW,
+    kept_first = 0, kept_bytes = 0, edited = 0, changed = 0, created = NOW, updated = NOW, indexed = NOW,
   }
   for i = 12, FIRST - 1, 2 do t[ARGV[i]] = ARGV[i + 1] end
   for _, name in ipairs({'ttl', 'pinned', 'trim_messages'}) do t[name] = tonumber(t[name]) end
@@ -82,7 +82,7 @@ local previous = t.last_seq
 if not existed then
   redis.call('HSET', THREAD, 'created', NOW, unpack(ARGV, 12, FIRST - 1))
   -- What an evicted thread left behind is not this thread's.
-  redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD)
+  redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD, CHANGES)
 end
 if #fresh > 0 then
   local entries, id_fields, system_fields = {}, {}, {}

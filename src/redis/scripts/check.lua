@@ -6,12 +6,12 @@ local t, corrupt = read_thread()
 if corrupt then return corrupt end
 if not t then
   -- Without the thread its other keys are nobody's.
-  redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD)
+  redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD, CHANGES)
   return {'OK', NOW, 0, 0, 0, 0}
 end
 local repaired = 0
-for i = 1, 5 do
-  if t.pinned == 0 and redis.call('PTTL', KEYS[i]) == -1 then repaired = 1 end
+for _, key in ipairs(LIVING) do
+  if t.pinned == 0 and redis.call('PTTL', key) == -1 then repaired = 1 end
 end
 local at
 if repaired == 1 then at = renew(t) else at = expiry() end

@@ -26,6 +26,6 @@ for stone in string.gmatch(tombstone, '%S+') do
   n = n + 1
 end
 -- First, so that a deletion also works when memory is full.
-redis.call('UNLINK', THREAD, MESSAGES, SYSTEM, IDS, IDS_OLD)
+redis.call('UNLINK', unpack(LIVING))
 redis.call('SETEX', TOMBSTONE, ARGV[4], stones)
 return {'OK', NOW, t.epoch, t.owner or ''}

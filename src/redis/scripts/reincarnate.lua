@@ -7,7 +7,9 @@ local t, corrupt = read_thread()
 if corrupt then return corrupt end
 if not t then return {'ABSENT', NOW} end
 if t.epoch == ARGV[2] and t.revision == tonumber(ARGV[3]) then
-  t.epoch = ARGV[4]
-  redis.call('HSET', THREAD, 'epoch', t.epoch)
+  t.epoch, t.changed = ARGV[4], t.revision
+  redis.call('HSET', THREAD, 'epoch', t.epoch, 'changed', t.changed)
+  -- What was noted may tell of lost writes, and an epoch has no past.
+  redis.call('UNLINK', CHANGES)
 end
 return {'OK', NOW, expiry(), describe(t)}

@@ -38,8 +38,9 @@ t.revision = t.revision + 1
 t.edited = t.revision
 t.updated = NOW
 remember_request(t, ARGV[3])
-redis.call('HSET', THREAD, 'requests', t.requests or ' ')
+redis.call('HSET', THREAD, 'requests', t.requests or ' ', 'changed', t.revision)
 if instruction then redis.call('HSET', SYSTEM, seq, new) end
 if listed then redis.call('LSET', MESSAGES, seq - t.first_seq, new) end
 save(t)
+note_change(t, 'message', seq)
 return {'OK', NOW, renew(t), describe(t)}

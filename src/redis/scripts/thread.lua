@@ -1,12 +1,15 @@
 -- Put before every script on one thread.
 --
 -- KEYS  1 thread (hash)  2 messages (list)  3 system (hash)  4 ids (hash)  5 ids:old (hash)  6 tombstone (string)
+--       7 changes (stream)
 -- ARGV  1 the latest moment at which to write, in ms of this server's clock; 0: none
 -- Answers begin with a word: OK and what the script says on top, or why nothing was written; then the present ms.
 --
 -- Redis has no rollback, so every script reads and checks all its keys before its first write. Only a first write can
 -- be refused for lack of memory (later ones of the same script never are), so nothing half-happens.
-local THREAD, MESSAGES, SYSTEM, IDS, IDS_OLD, TOMBSTONE = unpack(KEYS)
+local THREAD, MESSAGES, SYSTEM, IDS, IDS_OLD, TOMBSTONE, CHANGES = unpack(KEYS)
+-- What expires with the thread.
+local LIVING = {THREAD, MESSAGES, SYSTEM, IDS, IDS_OLD, CHANGES}
 local function clock()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -16,7 +19,7 @@ if tonumber(ARGV[1]) > 0 and NOW > tonumber(ARGV[1]) then return {'LATE', NOW} e
 
 local NUMBERS = {
   'revision', 'first_seq', 'last_seq', 'count', 'tokens', 'bytes', 'system_bytes', 'kept', 'kept_first',
-  'kept_bytes', 'edited', 'ttl', 'pinned', 'trim_messages', 'created', 'updated', 'indexed',
+  'kept_bytes', 'edited', 'changed', 'ttl', 'pinned', 'trim_messages', 'created', 'updated', 'indexed',
 }
 
 -- Reads the thread as a table; nil if there is none. Touches every key, so that a wrong type fails before any write.
@@ -26,9 +29,11 @@ local function read_thread()
   local instructions = redis.call('HLEN', SYSTEM)
   local known = redis.call('HLEN', IDS) + redis.call('HLEN', IDS_OLD)
   redis.call('STRLEN', TOMBSTONE)
+  redis.call('XLEN', CHANGES)
   if #flat == 0 then return nil end
   local t = {}
   for i = 1, #flat, 2 do t[flat[i]] = flat[i + 1] end
+  t.changed = t.changed or 0
   for _, name in ipairs(NUMBERS) do
     t[name] = tonumber(t[name])
     -- Not a number, not whole, or beyond what is whole in a double: infinities are numbers, too.
@@ -56,11 +61,11 @@ local function etag(t) return '"' .. t.epoch .. '-' .. t.revision .. '"' end
 -- Gives every key of the thread the same expiry, one ttl from now, or none if it is pinned; answers it, 0 for none.
 local function renew(t)
   if t.pinned == 1 then
-    for i = 1, 5 do redis.call('PERSIST', KEYS[i]) end
+    for _, key in ipairs(LIVING) do redis.call('PERSIST', key) end
     return 0
   end
   local at = NOW + t.ttl
-  for i = 1, 5 do redis.call('PEXPIREAT', KEYS[i], at) end
+  for _, key in ipairs(LIVING) do redis.call('PEXPIREAT', key, at) end
   return at
 end
 
@@ -110,6 +115,38 @@ local function save(t)
     'count', t.count, 'tokens', t.tokens, 'bytes', t.bytes, 'system_bytes', t.system_bytes, 'kept', t.kept,
     'kept_first', t.kept_first, 'kept_bytes', t.kept_bytes, 'edited', t.edited, 'updated', t.updated,
     'indexed', t.indexed)
+end
+
+-- Notes a change that is no append, for those who watch the thread, under its revision: fields and values that say
+-- what it was, and `after`, the revision of the change noted before it, so that a gap shows. `changed` is the newest;
+-- the script's first write is another one, with `changed` in it. The key is given its expiry afterwards.
+local function note_change(t, ...)
+  local id = string.format('%.0f-0', t.revision)
+  local noted = redis.pcall('XADD', CHANGES, 'MAXLEN', '=', 256, id, 'after', t.changed, ...)
+  if type(noted) == 'table' and noted.err then
+    -- Something later is there, which is of no past of this thread.
+    redis.call('UNLINK', CHANGES)
+    redis.call('XADD', CHANGES, id, 'after', t.changed, ...)
+  end
+  t.changed = t.revision
+end
+
+-- Seq of the newest stored message; 0 when there is none.
+local function last_stored(t)
+  local to = t.last_seq - t.first_seq
+  while to >= 0 do
+    local from = math.max(0, to - 127)
+    local entries = redis.call('LRANGE', MESSAGES, from, to)
+    for i = #entries, 1, -1 do
+      if entries[i] ~= '' then return t.first_seq + from + i - 1 end
+    end
+    to = from - 1
+  end
+  local last = 0
+  for _, seq in ipairs(redis.call('HKEYS', SYSTEM)) do
+    if tonumber(seq) < t.first_seq then last = math.max(last, tonumber(seq)) end
+  end
+  return last
 end
 
 -- Accounts for an entry that left the list; one that is kept as an instruction stays stored.

@@ -130,6 +130,13 @@ t.revision = t.revision + 1
 t.edited = t.revision
 t.updated = NOW
 remember_request(t, ARGV[3])
-redis.call('HSET', THREAD, 'requests', t.requests or ' ')
+redis.call('HSET', THREAD, 'requests', t.requests or ' ', 'changed', t.revision)
 save(t)
+local first = 0
+if t.count > 0 then first = t.kept > 0 and t.kept_first or t.first_seq end
+note_change(t, 'first_seq', first, 'last_seq', last_stored(t), 'listed_from', t.first_seq)
+-- A log that begins now has no expiry yet.
+if at > 0 then
+  for _, key in ipairs(LIVING) do redis.call('PEXPIREAT', key, at) end
+end
 return {'OK', NOW, at, describe(t)}

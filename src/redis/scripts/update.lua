@@ -17,8 +17,9 @@ if ARGV[4] == '1' then
   t.updated = NOW
   t.indexed = NOW
   remember_request(t, ARGV[3])
-  redis.call('HSET', THREAD, 'requests', t.requests or ' ', unpack(ARGV, 5))
+  redis.call('HSET', THREAD, 'requests', t.requests or ' ', 'changed', t.revision, unpack(ARGV, 5))
   save(t)
+  note_change(t, 'thread', '')
 else
   redis.call('HSET', THREAD, unpack(ARGV, 5))
 end

@@ -20,7 +20,7 @@ use crate::support::{
 const LEAST: &str = "-@all +ping +info +time +set +evalsha +eval +script|load +zrevrangebyscore +zrangebyscore \
     +zscore +select +exists +expire +get +hdel +hexists +hget +hgetall +hlen +hmget +hset +lindex +llen +lpop \
     +lrange +lset +ltrim +persist +pexpire +pexpireat +pttl +rename +rpush +setex +strlen +unlink +zadd +zrem \
-    +hkeys +xadd +xrange +xrevrange +zcard +zcount +zrange +zremrangebyscore +subscribe +psubscribe +unsubscribe \
+    +hkeys +xadd +xlen +xrange +xrevrange +zcard +zcount +zrange +zremrangebyscore +subscribe +psubscribe +unsubscribe \
     +config|get +config|set";
 
 /// The keys and channels of the service behind a prefix, as the README names them.
@@ -61,6 +61,7 @@ async fn use_everything(service: &Fusewire) {
     threads.truncate(cut_after("rights", 8)).await.unwrap();
     threads.truncate(keep_last("rights", 2)).await.unwrap();
     threads.touch("rights", None).await.unwrap();
+    threads.watch("rights", 0).await.appended().await;
     assert_eq!(threads.owned("ann", 1).await.len(), 2);
     threads.delete("rights").await.unwrap();
     use_breakers(&Breakers::on([service.channel().await])).await;

@@ -332,7 +332,7 @@ async fn a_full_redis_refuses_to_grow_and_writes_nothing() {
 async fn a_value_of_the_wrong_type_under_any_key_is_data_loss_and_nothing_is_written() {
     let deployment = Deployment::start(Store::Redis).await;
     let (threads, raw) = (deployment.threads(), deployment.raw().await);
-    for name in ["", ":messages", ":system", ":ids", ":ids:old", ":tombstone"] {
+    for name in ["", ":messages", ":system", ":ids", ":ids:old", ":tombstone", ":changes"] {
         let id = format!("typed{}", name.replace(':', "-"));
         threads.create(&id).await;
         threads.fill(&id, 1, 3).await;
