@@ -191,10 +191,16 @@ impl Feed {
         record.seen.as_ref().filter(|_| record.phase == Phase::Settled).map(Arc::clone)
     }
 
-    /// Follows a breaker for the sake of admission. Says whether there is something to read.
-    pub fn want(&self, key: &ModelKey) -> bool {
+    /// Follows a breaker for the sake of admission, and reads it again where it was not read in this era: what was is never
+    /// current any more. Says whether there is something to read.
+    pub fn want(&self, key: &ModelKey, era: u64) -> bool {
         let mut state = self.lock();
-        if state.records.contains_key(key) || state.records.len() >= MOST_WANTED {
+        if let Some(record) = state.records.get(key) {
+            let is_outdated =
+                record.phase == Phase::Settled && record.seen.as_ref().is_some_and(|seen| seen.era != era);
+            return is_outdated && state.ring(key);
+        }
+        if state.records.len() >= MOST_WANTED {
             return false;
         }
         self.is_busy.store(true, Ordering::Release);

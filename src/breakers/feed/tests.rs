@@ -168,7 +168,7 @@ fn what_rings_while_it_is_read_is_read_again() {
 fn what_is_seen_elsewhere_while_it_is_read_is_read_again() {
     let (feed, mut stored) = (Feed::default(), Stored::new(9));
     stored.begin("e");
-    feed.want(&key("a"));
+    feed.want(&key("a"), 0);
     read_all(&feed, &stored);
     feed.ring(&key("a"));
     let job = feed.next_job().unwrap();
@@ -180,6 +180,19 @@ fn what_is_seen_elsewhere_while_it_is_read_is_read_again() {
     assert!(feed.settled(&key("a")).is_none(), "it was seen to have changed since");
     read_all(&feed, &stored);
     assert_eq!(feed.settled(&key("a")).unwrap().view.snapshot.position, stored.position);
+}
+
+#[test]
+fn what_was_read_in_another_era_is_read_again_where_it_is_wanted() {
+    let (feed, mut stored) = (Feed::default(), Stored::new(9));
+    stored.begin("e");
+    assert!(feed.want(&key("a"), 0));
+    read_all(&feed, &stored);
+    assert!(!feed.want(&key("a"), 0), "it is current");
+    assert!(feed.want(&key("a"), 1));
+    assert!(!feed.want(&key("a"), 1), "it is queued already");
+    read_all(&feed, &stored);
+    assert!(feed.settled(&key("a")).is_some());
 }
 
 #[test]
