@@ -284,14 +284,17 @@ impl Feed {
         self.lock().wants_list = false;
     }
 
-    /// Stops following what nobody watches and nobody asked for since this was called last, and what is no more.
+    /// Stops following what nobody watches and nobody asked for since this was called last, and what is no more unless
+    /// somebody names it.
     pub fn prune(&self) {
         let mut state = self.lock();
         let watchers = state.watchers();
         let is_watched = |key: &ModelKey| watchers.iter().any(|watcher| watcher.interest.includes(key));
+        // One that somebody names is looked for where nothing rings, also while there is none.
+        let is_named = |key: &ModelKey| watchers.iter().any(|watcher| watcher.interest.names(key));
         let stays = |key: &ModelKey, record: &mut Record| {
             let is_wanted = record.is_wanted.swap(false, Ordering::Relaxed);
-            is_wanted || !record.is_idle() || !record.is_gone() && is_watched(key)
+            is_wanted || !record.is_idle() || is_named(key) || !record.is_gone() && is_watched(key)
         };
         let State { records, history, .. } = &mut *state;
         records.retain(stays);

@@ -183,6 +183,18 @@ fn what_is_seen_elsewhere_while_it_is_read_is_read_again() {
 }
 
 #[test]
+fn what_is_no_more_is_followed_only_where_it_is_named() {
+    let feed = Feed::default();
+    let _watcher = feed.watch(Interest { keys: vec![key("a")], prefix: Some("b".into()) });
+    assert!(feed.ring(&key("a")) && feed.ring(&key("b")));
+    read_all(&feed, &Stored::new(9));
+    feed.prune();
+    feed.prune();
+    let followed: Vec<_> = feed.followed().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(followed, [key("a")]);
+}
+
+#[test]
 fn what_was_read_in_another_era_is_read_again_where_it_is_wanted() {
     let (feed, mut stored) = (Feed::default(), Stored::new(9));
     stored.begin("e");
