@@ -191,10 +191,16 @@ impl Feed {
         record.seen.as_ref().filter(|_| record.phase == Phase::Settled).map(Arc::clone)
     }
 
-    /// Follows a breaker for the sake of admission. Says whether there is something to read.
-    pub fn want(&self, key: &ModelKey) -> bool {
+    /// Follows a breaker for the sake of admission, and reads it again where it was not read in this era: what was is never
+    /// current any more. Says whether there is something to read.
+    pub fn want(&self, key: &ModelKey, era: u64) -> bool {
         let mut state = self.lock();
-        if state.records.contains_key(key) || state.records.len() >= MOST_WANTED {
+        if let Some(record) = state.records.get(key) {
+            let is_outdated =
+                record.phase == Phase::Settled && record.seen.as_ref().is_some_and(|seen| seen.era != era);
+            return is_outdated && state.ring(key);
+        }
+        if state.records.len() >= MOST_WANTED {
             return false;
         }
         self.is_busy.store(true, Ordering::Release);
@@ -278,14 +284,17 @@ impl Feed {
         self.lock().wants_list = false;
     }
 
-    /// Stops following what nobody watches and nobody asked for since this was called last, and what is no more.
+    /// Stops following what nobody watches and nobody asked for since this was called last, and what is no more unless
+    /// somebody names it.
     pub fn prune(&self) {
         let mut state = self.lock();
         let watchers = state.watchers();
         let is_watched = |key: &ModelKey| watchers.iter().any(|watcher| watcher.interest.includes(key));
+        // One that somebody names is looked for where nothing rings, also while there is none.
+        let is_named = |key: &ModelKey| watchers.iter().any(|watcher| watcher.interest.names(key));
         let stays = |key: &ModelKey, record: &mut Record| {
             let is_wanted = record.is_wanted.swap(false, Ordering::Relaxed);
-            is_wanted || !record.is_idle() || !record.is_gone() && is_watched(key)
+            is_wanted || !record.is_idle() || is_named(key) || !record.is_gone() && is_watched(key)
         };
         let State { records, history, .. } = &mut *state;
         records.retain(stays);

@@ -59,7 +59,8 @@ impl<S: BreakerStore> Engine<S> {
             if let Some(acquired) = self.admit_unasked(&acquire.key) {
                 return Ok(acquired);
             }
-            if self.is_trusted(self.era()) && self.0.feed.want(&acquire.key) {
+            let era = self.era();
+            if self.is_trusted(era) && self.0.feed.want(&acquire.key, era) {
                 self.start_reading();
             }
         }

@@ -168,7 +168,7 @@ fn what_rings_while_it_is_read_is_read_again() {
 fn what_is_seen_elsewhere_while_it_is_read_is_read_again() {
     let (feed, mut stored) = (Feed::default(), Stored::new(9));
     stored.begin("e");
-    feed.want(&key("a"));
+    feed.want(&key("a"), 0);
     read_all(&feed, &stored);
     feed.ring(&key("a"));
     let job = feed.next_job().unwrap();
@@ -180,6 +180,31 @@ fn what_is_seen_elsewhere_while_it_is_read_is_read_again() {
     assert!(feed.settled(&key("a")).is_none(), "it was seen to have changed since");
     read_all(&feed, &stored);
     assert_eq!(feed.settled(&key("a")).unwrap().view.snapshot.position, stored.position);
+}
+
+#[test]
+fn what_is_no_more_is_followed_only_where_it_is_named() {
+    let feed = Feed::default();
+    let _watcher = feed.watch(Interest { keys: vec![key("a")], prefix: Some("b".into()) });
+    assert!(feed.ring(&key("a")) && feed.ring(&key("b")));
+    read_all(&feed, &Stored::new(9));
+    feed.prune();
+    feed.prune();
+    let followed: Vec<_> = feed.followed().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(followed, [key("a")]);
+}
+
+#[test]
+fn what_was_read_in_another_era_is_read_again_where_it_is_wanted() {
+    let (feed, mut stored) = (Feed::default(), Stored::new(9));
+    stored.begin("e");
+    assert!(feed.want(&key("a"), 0));
+    read_all(&feed, &stored);
+    assert!(!feed.want(&key("a"), 0), "it is current");
+    assert!(feed.want(&key("a"), 1));
+    assert!(!feed.want(&key("a"), 1), "it is queued already");
+    read_all(&feed, &stored);
+    assert!(feed.settled(&key("a")).is_some());
 }
 
 #[test]

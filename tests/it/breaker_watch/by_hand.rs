@@ -13,7 +13,7 @@ use crate::support::{
     deployment::{Deployment, run_cases},
     raw::Raw,
     threads::millis,
-    watch::{Watcher, all},
+    watch::{Watcher, all, keys, resyncs_of},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -40,6 +40,7 @@ async fn on_a_fleet_of_three_that_all_watch() {
             a_record_of_others_is_taken_over_once,
             a_change_of_nothing_is_no_change,
             a_deleted_state_is_a_breaker_that_is_no_more,
+            a_state_that_cannot_be_read_hides_no_other,
             changes_that_redis_lost_begin_a_new_epoch,
             changes_that_redis_lost_are_noticed_where_others_took_their_place,
             a_flush_is_noticed_though_it_rings_nothing
@@ -171,6 +172,27 @@ async fn a_deleted_state_is_a_breaker_that_is_no_more(fleet: &mut Fleet) {
     }
 }
 
+async fn a_state_that_cannot_be_read_hides_no_other(fleet: &mut Fleet) {
+    let was = fleet.breakers.trip("damaged", MINUTE).await;
+    fleet.told("damaged", 1).await;
+    let replace = "redis.call('UNLINK', KEYS[1]) redis.call('SET', KEYS[1], 'x')";
+    fleet.raw.run(&["EVAL", replace, "1", "circuit_breaker:damaged"]).await;
+    let late = Watcher::open(&fleet.breakers, keys(["damaged", "sound"])).await;
+    late.synced().await;
+    assert_eq!(late.assert_gap_free().snapshots, 1, "{:#?}", late.told());
+    fleet.breakers.trip("sound", MINUTE).await;
+    late.changes("sound", 1).await;
+    fleet.told("sound", 1).await;
+    fleet.raw.run(&["DEL", "circuit_breaker:damaged"]).await;
+    for watcher in &fleet.watchers {
+        let removed = watcher.removed("damaged").await;
+        assert_eq!((&removed.epoch, removed.generation, removed.expired), (&was.epoch, 1, false));
+    }
+    fleet.breakers.trip("damaged", MINUTE).await;
+    late.changes("damaged", 1).await;
+    late.assert_gap_free();
+}
+
 /// A breaker as a replica has it that lags behind: the log before the state, so that none is ahead of the other.
 async fn dump(raw: &Raw, key: &str) -> Vec<(String, Vec<u8>)> {
     let mut parts = Vec::new();
@@ -194,7 +216,7 @@ async fn assert_begun_anew(fleet: &Fleet, key: &str, was: &str, changes: i64) {
     for watcher in &fleet.watchers {
         watcher
             .until("the new epoch is told", |told| {
-                crate::support::watch::resyncs_of(told, key).iter().any(|resync| resync.epoch != was)
+                resyncs_of(told, key).iter().any(|resync| resync.epoch != was)
             })
             .await;
     }
@@ -239,7 +261,7 @@ async fn changes_that_redis_lost_are_noticed_where_others_took_their_place(fleet
     for watcher in &fleet.watchers {
         watcher
             .until("the new epoch is told", |told| {
-                crate::support::watch::resyncs_of(told, "retold").iter().any(|resync| resync.epoch != was)
+                resyncs_of(told, "retold").iter().any(|resync| resync.epoch != was)
             })
             .await;
         watcher.agrees(&fleet.breakers, &["retold".to_owned()]).await;

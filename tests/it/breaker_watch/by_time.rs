@@ -16,7 +16,7 @@ use crate::support::{
     deployment::{Deployment, Store, on_every_store_and_on_a_pair},
     eventually::eventually,
     threads::wire,
-    watch::{Watcher, all, keys},
+    watch::{Watcher, all, from, keys},
 };
 
 on_every_store_and_on_a_pair!(
@@ -160,6 +160,6 @@ async fn a_state_that_expires_is_told_when_it_does() {
     eprintln!("told after {took:?}");
     assert!(took >= Duration::from_millis(1990), "not before: {took:?}");
     // A watch that begins now is told nothing of them, or that they are no more.
-    let late = Watcher::open(&breakers, crate::support::watch::from("idle", &was[1].epoch, 1)).await;
+    let late = Watcher::open(&breakers, from("idle", &was[1].epoch, 1)).await;
     assert_eq!(late.removed("idle").await.generation, 1);
 }

@@ -23,7 +23,8 @@ use crate::support::{
 
 const MINUTE: Duration = Duration::from_mins(1);
 const BREAKERS: usize = 20;
-const CHANGES: i64 = 150;
+/// Of each breaker, where nothing else is said.
+const CHANGES: i64 = 60;
 
 fn names() -> Vec<String> {
     (0..BREAKERS).map(|n| format!("busy-{n}")).collect()
@@ -74,8 +75,8 @@ impl Busy {
         Self { on, watchers: opened }
     }
 
-    fn write(&self) -> JoinSet<()> {
-        write(&self.on.breakers().only(0), CHANGES)
+    fn write(&self, changes: i64) -> JoinSet<()> {
+        write(&self.on.breakers().only(0), changes)
     }
 
     /// Returns once so many changes were told to the first watcher, or begun anew with.
@@ -103,7 +104,7 @@ async fn agree(watchers: &[Watcher], breakers: &Breakers) -> Vec<Account> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_faults_every_change_is_told() {
     let busy = Busy::start().await;
-    busy.write().join_all().await;
+    busy.write(CHANGES).join_all().await;
     let whole = BREAKERS * usize::try_from(CHANGES).unwrap();
     for (n, account) in busy.agree().await.iter().enumerate() {
         let expected = if n < 2 { whole } else { whole * 11 / 20 };
@@ -115,7 +116,7 @@ async fn without_faults_every_change_is_told() {
 async fn a_subscriber_killed_again_and_again() {
     let busy = Busy::start().await;
     let raw = busy.on.raw().await;
-    let mut writers = busy.write();
+    let mut writers = busy.write(150);
     let mut killed = 0;
     while !writers.is_empty() {
         killed += raw.get::<u32>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
@@ -134,8 +135,8 @@ async fn a_subscriber_killed_again_and_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn notifications_switched_off_and_on() {
     let busy = Busy::start().await;
-    let (raw, mut writers) = (busy.on.raw().await, busy.write());
-    for (events, flags) in [(300, ""), (900, "Kghxe"), (1500, "")] {
+    let (raw, mut writers) = (busy.on.raw().await, busy.write(CHANGES));
+    for (events, flags) in [(150, ""), (450, "Kghxe"), (750, "")] {
         busy.is_under_way(events).await;
         raw.run(&["CONFIG", "SET", "notify-keyspace-events", flags]).await;
     }
@@ -148,8 +149,8 @@ async fn notifications_switched_off_and_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_restarts_with_its_data() {
     let mut busy = Busy::start().await;
-    let writers = busy.write();
-    for events in [300, 1200] {
+    let writers = busy.write(CHANGES);
+    for events in [150, 600] {
         busy.is_under_way(events).await;
         busy.on.redis.as_mut().unwrap().restart().await;
     }
@@ -160,8 +161,8 @@ async fn a_redis_that_restarts_with_its_data() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_restarts_without_its_data() {
     let mut busy = Busy::start().await;
-    let writers = busy.write();
-    for events in [300, 1200] {
+    let writers = busy.write(CHANGES);
+    for events in [150, 600] {
         busy.is_under_way(events).await;
         busy.on.redis.as_mut().unwrap().restart_empty().await;
     }

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{
-    Authority, Outcome::Failure, ServingMode, State, watch_breakers_response::Event,
+    Authority, BreakerSettings, Outcome::Failure, ServingMode, State, Transition, WatchBreakersRequest,
+    watch_breakers_response::Event,
 };
 
 use crate::support::{
     behind_proxy::BehindProxy,
     breakers::{Breakers, SOON, in_a_row},
+    eventually::eventually,
     fusewire::Fusewire,
+    threads::{millis, wire},
     watch::{Told, Watcher, all, beginning, changes_of, from, is_synced, keys, resyncs_of, snapshots},
 };
 
@@ -20,6 +23,11 @@ struct Outage {
     here: Breakers,
     there: Breakers,
     _there: Fusewire,
+}
+
+/// Settings of a breaker that goes on trial by itself.
+fn automatic(open: Duration) -> BreakerSettings {
+    BreakerSettings { automatic_half_open: true, open_duration: Some(wire(open)), ..in_a_row(3) }
 }
 
 /// A service behind a proxy, and another one that is not.
@@ -113,6 +121,40 @@ async fn each_outage_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_makes_the_changes_that_time_brings_as_well() {
+    let Outage { on, here, there, _there } = outage().await;
+    there.set("automatic", automatic(Duration::from_millis(300))).await;
+    here.ask("automatic").await;
+    let watcher = Watcher::open(&here, all()).await;
+    watcher.synced().await;
+    on.lose().await;
+    here.tell_all("automatic", &[Failure; 5]).await;
+    let changes = watcher.changes("automatic", 2).await;
+    let states: Vec<_> = changes.iter().map(Transition::to_state).collect();
+    assert_eq!(states, [State::Open, State::HalfOpen]);
+    assert!(changes.iter().all(|change| change.epoch.starts_with("local-")), "{changes:#?}");
+    watcher.assert_gap_free();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_due_in_an_outage_happens_after_it() {
+    let on = BehindProxy::start().await;
+    let (here, raw) = (on.breakers(), on.redis.raw().await);
+    here.set("due", automatic(Duration::from_secs(1))).await;
+    let open = here.trip("due", Duration::from_secs(1)).await;
+    on.lose().await;
+    eventually("it is due", SOON, async || {
+        let time: Vec<i64> = raw.get(&["TIME"]).await;
+        time[0] * 1000 + time[1] / 1000 > millis(open.open_until) + 200
+    })
+    .await;
+    let state = async || raw.get::<String>(&["HGET", "circuit_breaker:due", "state"]).await;
+    assert_eq!(state().await, "OPEN");
+    on.restore().await;
+    eventually("it is on trial", SOON, async || state().await == "HALF_OPEN").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_that_begins_in_an_outage_tells_what_memory_knows_and_then_what_all_share() {
     let Outage { on, here, there, _there } = outage().await;
     there.trip("shared", MINUTE).await;
@@ -146,7 +188,7 @@ async fn a_watch_that_goes_on_in_an_outage_is_not_told_that_a_breaker_is_no_more
     let was = there.trip("resumed", MINUTE).await;
     on.lose().await;
     let named = from("resumed", &was.epoch, was.generation);
-    let whole = fusewire::grpc::proto::WatchBreakersRequest { model_keys: vec![], ..named.clone() };
+    let whole = WatchBreakersRequest { model_keys: vec![], ..named.clone() };
     let watchers = [Watcher::open(&here, named).await, Watcher::open(&here, whole).await];
     for watcher in &watchers {
         watcher.synced().await;
@@ -183,18 +225,18 @@ async fn a_watch_that_goes_on_in_an_outage_is_told_of_what_was_deleted_once_redi
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_before_all_was_told_leaves_nothing_out() {
     let Outage { on, here, there, _there } = outage().await;
-    for n in 0..300 {
+    for n in 0..150 {
         there.trip(&format!("many-{n}"), MINUTE).await;
     }
-    for round in 0..5 {
-        on.proxy.delay(Duration::from_millis(5 * round)).await;
+    for round in 0..3 {
+        on.proxy.delay(Duration::from_millis(10 * round)).await;
         let watcher = Watcher::open(&here, beginning("many-")).await;
         watcher.within(SOON, "some are told", |told| snapshots(told).len() > 20).await;
         on.lose().await;
         watcher.serves(ServingMode::Degraded, 1).await;
         on.restore().await;
         watcher.synced().await;
-        let names: Vec<_> = (0..300).map(|n| format!("many-{n}")).collect();
+        let names: Vec<_> = (0..150).map(|n| format!("many-{n}")).collect();
         watcher.agrees(&there, &names).await;
     }
 }

@@ -75,7 +75,8 @@ impl Watcher {
     /// Returns once this many changes of a breaker were told, with them.
     pub(crate) async fn changes(&self, key: &str, count: usize) -> Vec<Transition> {
         let what = format!("{count} changes of {key} are told");
-        self.until(&what, |told| changes_of(told, key).len() >= count).await;
+        let is_it = |event: &Event| matches!(event, Event::Transition(one) if one.model_key == key);
+        self.until(&what, |told| told.iter().filter(|(event, _)| is_it(event)).count() >= count).await;
         changes_of(&self.told(), key)
     }
 
@@ -114,16 +115,19 @@ impl Watcher {
 
     /// Returns once this watcher believes of these breakers what Redis says, by way of what it was told without gaps.
     pub(crate) async fn agrees(&self, breakers: &Breakers, keys: &[String]) -> Account {
+        let mut expected = Vec::new();
         for key in keys {
             let standing = Standing::from(&breakers.get(key).await);
-            let expected = (!standing.epoch.is_empty()).then_some(standing);
-            self.until(&format!("{key} stands as {expected:?}"), |told| {
-                let account = Account::of(&self.began, told).unwrap_or_else(|gap| panic!("{gap}"));
-                account.stands(key).filter(|standing| !standing.epoch.is_empty()) == expected.as_ref()
-            })
-            .await;
+            let standing = (!standing.epoch.is_empty()).then_some(standing);
+            self.until(&format!("{key} stands as {standing:?}"), |told| last_of(told, key) == standing).await;
+            expected.push((key, standing));
         }
-        self.assert_gap_free()
+        let account = self.assert_gap_free();
+        for (key, expected) in expected {
+            let stands = account.stands(key).filter(|standing| !standing.epoch.is_empty());
+            assert_eq!(stands, expected.as_ref(), "{key}");
+        }
+        account
     }
 
     fn shown(&self) -> String {
@@ -165,6 +169,21 @@ pub(crate) fn from(key: &str, epoch: &str, generation: i64) -> WatchBreakersRequ
 
 pub(crate) fn is_synced(event: &Event) -> bool {
     matches!(event, Event::Synced(_))
+}
+
+/// Where the last event of a breaker left it; none if it is no more.
+fn last_of(told: &[Told], key: &str) -> Option<Standing> {
+    let last = |(event, _): &Told| match event {
+        Event::Snapshot(breaker) => (breaker.model_key == key).then(|| Some(breaker.into())),
+        Event::Resync(resync) => {
+            let breaker = resync.breaker.as_ref().filter(|breaker| breaker.model_key == key);
+            breaker.map(|breaker| Some(breaker.into()))
+        }
+        Event::Transition(transition) => (transition.model_key == key).then(|| Some(transition.into())),
+        Event::Removed(removed) => (removed.model_key == key).then_some(None),
+        Event::Synced(_) | Event::ServingModeChanged(_) => None,
+    };
+    told.iter().rev().find_map(last).flatten().filter(|standing: &Standing| !standing.epoch.is_empty())
 }
 
 /// The changes of one breaker.
