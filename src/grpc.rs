@@ -92,9 +92,9 @@ pub struct Options {
     pub default_ttl: Ttl,
 }
 
-/// What is served.
+/// What stands behind the server.
 #[derive(Debug)]
-pub struct Served<S, B> {
+pub struct Backend<S, B> {
     /// Threads.
     pub threads: Arc<S>,
     /// What wakes those who watch threads; writes made here ring.
@@ -113,11 +113,11 @@ pub struct Served<S, B> {
 pub async fn serve<S: ThreadStore, B: Breakers>(
     listeners: Vec<Listener>,
     options: Options,
-    served: Served<S, B>,
+    backend: Backend<S, B>,
     serving: watch::Receiver<Serving>,
     shutdown: Shutdown,
 ) -> Result<()> {
-    let Served { threads, wakers, breakers, diagnostics } = served;
+    let Backend { threads, wakers, breakers, diagnostics } = backend;
     let is_only_memory = serving.borrow().mode == ServingMode::Local;
     let health = Health::new(serving.clone()).await;
     let calls = Calls::new(options.max_concurrent_calls, shutdown.token());

@@ -12,7 +12,7 @@ use crate::{
     diagnostics::{Diagnostics, RedisStatus, Tells},
     error::{Error, Result},
     fallback::{Fallback, FallbackBreakers, Reachability, State},
-    grpc::{self, Listen, Listener, Options, Served},
+    grpc::{self, Backend, Listen, Listener, Options},
     memory::{MemoryBreakers, MemoryCopies, MemoryThreads},
     redis::{Known, Notifications, Redis, RedisBreakers, RedisThreads, Ring},
     settings::{self, Settings},
@@ -78,9 +78,9 @@ async fn run_in_memory(
         local_breakers: Box::new(move || local.store().len()),
     };
     let (_mode, serving) = watch::channel(Serving { mode: ServingMode::Local, since: started });
-    let served =
-        Served { threads: store, wakers: Wakers::default(), breakers: Arc::new(breakers), diagnostics };
-    serve(settings, served, serving, shutdown).await
+    let backend =
+        Backend { threads: store, wakers: Wakers::default(), breakers: Arc::new(breakers), diagnostics };
+    serve(settings, backend, serving, shutdown).await
 }
 
 async fn run_on_redis(
@@ -137,8 +137,8 @@ async fn run_on_redis(
     probe(redis, &reachability, on_change, &shutdown);
     listen(&settings, instance, &wakers, heard, &shutdown)?;
     let serving = follow(&reachability, &shutdown);
-    let served = Served { threads: Arc::new(store), wakers, breakers: Arc::new(breakers), diagnostics };
-    serve(settings, served, serving, shutdown).await
+    let backend = Backend { threads: Arc::new(store), wakers, breakers: Arc::new(breakers), diagnostics };
+    serve(settings, backend, serving, shutdown).await
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -281,7 +281,7 @@ fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<S
 
 async fn serve<S: ThreadStore, B: Breakers>(
     settings: Settings,
-    served: Served<S, B>,
+    backend: Backend<S, B>,
     serving: watch::Receiver<Serving>,
     shutdown: Shutdown,
 ) -> Result<(), Fault> {
@@ -303,7 +303,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
     }
     shutdown.spawn(
         "sweep",
-        sweep(Arc::clone(&served.threads), settings.threads.sweep_interval, shutdown.clone()),
+        sweep(Arc::clone(&backend.threads), settings.threads.sweep_interval, shutdown.clone()),
     );
 
     let server = &settings.server;
@@ -318,7 +318,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    Ok(grpc::serve(listeners, options, served, serving, shutdown).await?)
+    Ok(grpc::serve(listeners, options, backend, serving, shutdown).await?)
 }
 
 /// Sweeps for ever, one pause after the other.

@@ -186,8 +186,8 @@ impl Running {
         let breakers = Arc::new(UpAndDown);
         let threads = Arc::clone(&store);
         let wakers = Wakers::default();
-        let served = Served { threads, wakers, breakers, diagnostics: diagnostics() };
-        let server = serve(vec![listener], options, served, told, shutdown.clone());
+        let backend = Backend { threads, wakers, breakers, diagnostics: diagnostics() };
+        let server = serve(vec![listener], options, backend, told, shutdown.clone());
         let server = shutdown.spawn("server", server);
         Self { address, store, serving, shutdown, server }
     }
