@@ -49,9 +49,9 @@ impl Pair {
     async fn start() -> Self {
         let options = FusewireOptions::unix_socket().var("FUSEWIRE__REDIS__OUTAGE_AFTER", "1s");
         let on = BehindProxy::start_with(RedisOptions::tcp(), options).await;
-        let _here = on.another_patient().await;
-        let here = Breakers::on([_here.channel().await]);
-        Self { here, _here, there: on.breakers(), raw: on.redis.raw().await, on }
+        let other = on.another_patient().await;
+        let here = Breakers::on([other.channel().await]);
+        Self { here, _here: other, there: on.breakers(), raw: on.redis.raw().await, on }
     }
 
     async fn ask(&self, key: &str) -> AcquireResponse {

@@ -151,7 +151,7 @@ impl Watcher {
     fn shown(&self) -> String {
         let told = self.told.borrow();
         let last = told.iter().skip(told.len().saturating_sub(40));
-        last.map(|(event, authority)| format!("{authority:?} {event:?}\n")).collect()
+        last.map(|(event, authority)| format!("{authority:?} {event:?}")).collect::<Vec<_>>().join("\n")
     }
 }
 
