@@ -1,16 +1,20 @@
 //! One watch of breakers through outages: it stays open, says when memory answers, and begins again from what the
 //! shared store says once that answers again.
 
-use std::{collections::HashMap, future::pending, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::pending,
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 
 use super::State;
 use crate::{
     breakers::{
-        Breakers,
+        Breakers, ModelKey, Position,
         operations::Following,
-        watch::{Event, Watch},
+        watch::{Event, Removed, Watch},
     },
     call::{Answer, ServingMode, Source},
     error::Result,
@@ -26,11 +30,14 @@ pub struct FallbackWatch<W, L: Breakers> {
     /// The watch on memory, in an outage.
     outage: Option<L::Watch>,
     is_synced: bool,
+    /// Where memory's breakers were told to stand, in this outage.
+    told: BTreeMap<ModelKey, Position>,
 }
 
 impl<W: Following, L: Breakers> FallbackWatch<W, L> {
     pub(super) fn new(shared: W, local: Arc<L>, watch: Watch, state: watch::Receiver<State>) -> Result<Self> {
-        let mut new = Self { shared, local, watch, state, outage: None, is_synced: false };
+        let mut new =
+            Self { shared, local, watch, state, outage: None, is_synced: false, told: BTreeMap::new() };
         if new.is_outage() {
             new.leave()?;
         }
@@ -51,6 +58,22 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
         self.outage = Some(self.local.watch(watch)?);
         Ok(())
     }
+
+    /// Notes what is told of a breaker of memory. It ends with the outage, and Redis may know nothing of it.
+    fn note(&mut self, event: &Event) {
+        let (key, position) = match event {
+            Event::Snapshot(breaker) | Event::Resync(breaker, _) => (&breaker.key, &breaker.position),
+            Event::Changed(key, transition) => (key, &transition.position),
+            Event::Removed(removed) => {
+                self.told.remove(&removed.key);
+                return;
+            }
+            Event::Synced | Event::ModeChanged(_) => return,
+        };
+        if *position != Position::default() {
+            self.told.insert(key.clone(), position.clone());
+        }
+    }
 }
 
 /// Why everything is told once more after an outage.
@@ -65,6 +88,10 @@ impl<W: Following, L: Breakers> Following for FallbackWatch<W, L> {
                     return Answer { value, source: Source::Local { as_of: None } };
                 }
                 (false, true) => {
+                    if let Some((key, position)) = self.told.pop_first() {
+                        let value = Event::Removed(Removed { key, position, expired: false });
+                        return Answer { value, source: Source::Local { as_of: None } };
+                    }
                     self.outage = None;
                     self.shared.begin_again(RETURNED);
                     return Answer::shared(Event::ModeChanged(ServingMode::Shared));
@@ -85,6 +112,9 @@ impl<W: Following, L: Breakers> Following for FallbackWatch<W, L> {
                 },
                 answer = event => answer,
             };
+            if self.outage.is_some() {
+                self.note(&answer.value);
+            }
             if answer.value != Event::Synced {
                 return answer;
             }

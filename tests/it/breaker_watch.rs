@@ -13,6 +13,7 @@ use crate::support::{
 mod by_hand;
 mod by_time;
 mod cached;
+mod churn;
 mod end;
 mod events;
 mod faults;

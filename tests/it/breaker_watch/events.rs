@@ -114,16 +114,16 @@ async fn keys_and_those_that_begin_so_are_told_and_no_others(on: &Deployment) {
             assert_eq!(told, expected, "{request:?}");
             opened.push(watcher);
         }
-        let mut last = 0;
         for name in names {
-            last = breakers.trip(name, 2 * MINUTE).await.generation.max(last);
+            breakers.trip(name, 2 * MINUTE).await;
         }
+        // What is told of others would have been told before this.
+        breakers.trip(expected[0], 3 * MINUTE).await;
         for watcher in opened {
+            watcher.changes(expected[0], 2).await;
             for name in names {
-                let is_told = expected.contains(&name);
-                let count = if is_told { 1 } else { 0 };
-                let changes = watcher.changes(name, count).await;
-                assert_eq!(changes.len(), count, "{name} of {request:?}");
+                let count = usize::from(expected.contains(&name));
+                assert!(watcher.changes(name, count).await.len() <= 2 * count, "{name} of {request:?}");
             }
             assert_eq!(watcher.assert_gap_free().resyncs, []);
         }

@@ -33,9 +33,9 @@ fn automatic(open: Duration) -> BreakerSettings {
 /// A service behind a proxy, and another one that is not.
 async fn outage() -> Outage {
     let on = BehindProxy::start().await;
-    let _there = on.another_patient().await;
-    let there = Breakers::on([_there.channel().await]);
-    Outage { here: on.breakers(), on, there, _there }
+    let other = on.another_patient().await;
+    let there = Breakers::on([other.channel().await]);
+    Outage { here: on.breakers(), on, there, _there: other }
 }
 
 fn is_mode(event: &Event, mode: ServingMode) -> bool {

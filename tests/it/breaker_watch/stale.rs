@@ -49,9 +49,9 @@ impl Pair {
     async fn start() -> Self {
         let options = FusewireOptions::unix_socket().var("FUSEWIRE__REDIS__OUTAGE_AFTER", "1s");
         let on = BehindProxy::start_with(RedisOptions::tcp(), options).await;
-        let _here = on.another_patient().await;
-        let here = Breakers::on([_here.channel().await]);
-        Self { here, _here, there: on.breakers(), raw: on.redis.raw().await, on }
+        let other = on.another_patient().await;
+        let here = Breakers::on([other.channel().await]);
+        Self { here, _here: other, there: on.breakers(), raw: on.redis.raw().await, on }
     }
 
     async fn ask(&self, key: &str) -> AcquireResponse {
@@ -101,14 +101,14 @@ impl Pair {
         course
     }
 
-    /// Goes through the rounds: `fault` is in force from a moment before the opening, chosen by chance.
-    async fn rounds(&self, fault: impl AsyncFn(&mut StdRng), mend: impl AsyncFn(&mut StdRng)) {
+    /// Goes through the rounds: `fault` is in force from a moment before the opening, at most so many ms, chosen by chance.
+    async fn rounds(&self, most: u64, fault: impl AsyncFn(&mut StdRng), mend: impl AsyncFn(&mut StdRng)) {
         let mut rng = StdRng::seed_from_u64(SEED);
         for round in 0..ROUNDS {
             let key = format!("round-{round}");
             self.knows(&key).await;
             fault(&mut rng).await;
-            let before = Duration::from_millis(rng.random_range(0..1500));
+            let before = Duration::from_millis(rng.random_range(0..most));
             let began = Instant::now();
             while began.elapsed() < before {
                 self.ask(&key).await;
@@ -122,7 +122,7 @@ impl Pair {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_all_is_well_it_is_known_soon() {
     let on = Pair::start().await;
-    on.rounds(async |_| (), async |_| ()).await;
+    on.rounds(1500, async |_| (), async |_| ()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,7 +154,7 @@ async fn where_the_subscriber_was_killed_just_before() {
     let fault = async |_: &mut StdRng| {
         on.raw.run(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     };
-    on.rounds(fault, async |_| ()).await;
+    on.rounds(80, fault, async |_| ()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,7 +186,7 @@ async fn where_redis_is_frozen() {
         on.on.proxy.forward().await;
         eprintln!("thawed after {thaws:?}");
     };
-    on.rounds(async |_| on.on.proxy.freeze().await, mend).await;
+    on.rounds(1500, async |_| on.on.proxy.freeze().await, mend).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,5 +200,5 @@ async fn where_redis_cannot_be_reached() {
         tokio::time::sleep(Duration::from_millis(rng.random_range(100..3000))).await;
         on.on.proxy.forward().await;
     };
-    on.rounds(fault, mend).await;
+    on.rounds(1500, fault, mend).await;
 }
