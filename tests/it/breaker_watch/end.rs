@@ -13,22 +13,11 @@ use crate::support::{
 
 /// Well within the default drain deadline of 10 s.
 const WELL_WITHIN: Duration = Duration::from_secs(5);
-const DRAIN: &str = "FUSEWIRE__SERVER__DRAIN_DEADLINE";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "watches are to end with the service: until that is built they last as long as the drain may"]
 async fn open_watches_do_not_hold_the_end() {
-    ends(&[]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_watches_do_not_hold_the_end_beyond_the_drain_deadline() {
-    ends(&[(DRAIN, "1s")]).await;
-}
-
-async fn ends(settings: &[(&str, &str)]) {
     for store in [Store::Memory, Store::Redis] {
-        let mut on = Deployment::start_with(store, settings).await;
+        let mut on = Deployment::start(store).await;
         let mut opened = watchers(&on, &all()).await;
         opened.push(Watcher::open(&on.breakers(), keys(["a", "b"])).await);
         on.breakers().trip("a", Duration::from_mins(1)).await;
