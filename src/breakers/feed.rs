@@ -20,7 +20,7 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    ModelKey, Position, View,
+    ModelKey, Position, Transition, View,
     store::{Followed, Glance, Terms},
     watch::Interest,
 };
@@ -84,6 +84,8 @@ pub struct Job {
     pub key: ModelKey,
     /// Where it stood when it was read last.
     pub after: Option<Arc<Position>>,
+    /// The change that led there, if it is known.
+    pub last: Option<Arc<Transition>>,
 }
 
 /// What is known of breakers, and who wants to know.
@@ -145,7 +147,8 @@ impl Feed {
             let Some(record) = state.records.get_mut(&key) else { continue };
             record.begin_read();
             let after = record.seen.as_ref().map(|seen| Arc::clone(&seen.position));
-            return Some(Job { key, after });
+            let last = state.history.last(&key, after.as_deref());
+            return Some(Job { key, after, last });
         }
     }
 

@@ -231,8 +231,8 @@ pub struct Changed {
 pub struct Followed {
     /// The breaker.
     pub view: View,
-    /// The newest changes in its log, oldest first and contiguous: those after the position asked for as far as there
-    /// are no more than asked for, and always the very newest.
+    /// The newest changes in its log, oldest first and contiguous: those after the position asked for, and perhaps the one
+    /// at it, as far as there are no more than asked for; always the very newest.
     pub newest: Vec<Transition>,
     /// How long its state stays if nothing happens; none: for ever, or there is none.
     pub expires_in: Option<Duration>,

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::Engine;
 use crate::{
     breakers::{
-        BreakerStore, ModelKey, Position, View,
+        BreakerStore, ModelKey, View,
         feed::{Job, Look},
         policy,
         store::{Followed, Terms},
@@ -80,38 +80,42 @@ impl<S: BreakerStore> Engine<S> {
         }
     }
 
-    async fn read_back(&self, Job { key, after }: Job) {
-        let era = self.era();
-        match self.follow(&key, after.as_deref()).await {
+    async fn read_back(&self, job: Job) {
+        let (era, key) = (self.era(), &job.key);
+        match self.follow(&job).await {
             Ok((followed, terms)) => {
                 let (view, expires_in) = (&followed.view, followed.expires_in);
                 let due = policy::deadline(view, &terms.settings).map(|due| due.since(view.now));
                 let next = due.into_iter().chain(expires_in.map(|left| left + AFTER_EXPIRY)).min();
                 if let Some(next) = next {
-                    self.0.timers.set(&key, next);
+                    self.0.timers.set(key, next);
                 }
-                self.0.feed.read(&key, followed, terms, era);
+                self.0.feed.read(key, followed, terms, era);
             }
             Err(error @ (Error::Corrupt { .. } | Error::Internal(_))) => {
                 warn!(breaker = %key, %error, "a followed breaker cannot be read");
-                self.0.feed.fail(&key, Look::Damaged);
+                self.0.feed.fail(key, Look::Damaged);
             }
             Err(error) => {
                 debug!(breaker = %key, %error, "a followed breaker could not be read back yet");
-                self.0.feed.fail(&key, Look::Failed);
+                self.0.feed.fail(key, Look::Failed);
             }
         }
     }
 
     /// Reads a breaker back until nothing is left that nobody has said yet.
-    async fn follow(&self, key: &ModelKey, after: Option<&Position>) -> Result<(Followed, Terms)> {
-        let call = Call::default();
+    async fn follow(&self, Job { key, after, last }: &Job) -> Result<(Followed, Terms)> {
+        let (call, after) = (Call::default(), after.as_deref());
         for _ in 0..super::ATTEMPTS {
             let follow = async |terms: Terms| self.0.store.follow(&call, key, &terms, after, NEWEST).await;
             let (followed, terms) = self.on_terms(key, follow).await?;
             let (view, newest) = (&followed.view, followed.newest.last());
-            let mut told = after.into_iter().chain(newest.map(|newest| &newest.position));
-            let lost = told.find_map(|seen| policy::lost(view, seen));
+            // As many changes as were lost may have been made since, by those who did not know of the lost ones.
+            let is_another = last.as_ref().is_some_and(|last| {
+                followed.newest.iter().any(|found| found.position == last.position && *found != **last)
+            });
+            let ahead = newest.and_then(|newest| policy::lost(view, &newest.position, false));
+            let lost = after.and_then(|after| policy::lost(view, after, is_another)).or(ahead);
             let taken_over = || policy::taken_over(view, &terms.settings, newest, rand::random());
             let Some(change) = lost.or_else(taken_over) else { return Ok((followed, terms)) };
             warn!(breaker = %key, reason = change.detail, "a breaker is not as its history says");

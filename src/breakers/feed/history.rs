@@ -58,6 +58,12 @@ impl History {
         }
     }
 
+    /// The change that led to where a breaker was read last.
+    pub(super) fn last(&self, key: &ModelKey, position: Option<&Position>) -> Option<Arc<Transition>> {
+        let last = self.changes.get(key)?.back()?;
+        (Some(&last.position) == position).then(|| Arc::clone(last))
+    }
+
     /// The changes after a place up to another, if all of them are kept.
     pub(super) fn after(
         &self,

@@ -48,14 +48,15 @@ pub fn taken_over(
 }
 
 /// The change that begins another epoch where the store lost changes: `seen` is a place in the history that somebody was
-/// told and that lies ahead of where the breaker stands now. Nothing that was permitted or told of the lost part may be
-/// taken for what happens next.
-pub fn lost(view: &View, seen: &Position) -> Option<Change> {
+/// told and that lies ahead of where the breaker stands now, or at which another change stands by now. Nothing that was
+/// permitted or told of the lost part may be taken for what happens next.
+pub fn lost(view: &View, seen: &Position, is_another: bool) -> Option<Change> {
     let Snapshot { position, mode, .. } = &view.snapshot;
-    if position.epoch.is_empty() || seen.epoch != position.epoch || seen.generation <= position.generation {
+    let is_ahead = seen.generation > position.generation;
+    if position.epoch.is_empty() || seen.epoch != position.epoch || !(is_ahead || is_another) {
         return None;
     }
-    let detail = format!("redis lost changes: it had told generation {}", seen.generation);
+    let detail = format!("redis lost changes: it had told another generation {}", seen.generation);
     let stays = stays(view, Reason::External);
     Some(Change { mode: *mode, begins: Begins::Epoch, empties: true, detail, ..stays })
 }
@@ -151,8 +152,10 @@ mod tests {
     #[test]
     fn an_epoch_begins_where_changes_that_were_told_are_lost() {
         let (view, newest) = opened();
-        let told = |epoch: &str, generation| lost(&view, &Position { epoch: epoch.into(), generation });
-        assert_eq!(lost(&view, &newest.position), None);
+        let told =
+            |epoch: &str, generation| lost(&view, &Position { epoch: epoch.into(), generation }, false);
+        assert_eq!(lost(&view, &newest.position, false), None);
+        assert!(lost(&view, &newest.position, true).is_some(), "it is not the change that was told");
         assert_eq!(told("e", 2), None);
         assert_eq!(told("other", 9), None);
         let change = told("e", 4).unwrap();

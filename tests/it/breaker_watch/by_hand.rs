@@ -43,6 +43,7 @@ async fn on_a_fleet_of_three_that_all_watch() {
             a_state_that_cannot_be_read_hides_no_other,
             changes_that_redis_lost_begin_a_new_epoch,
             changes_that_redis_lost_are_noticed_where_others_took_their_place,
+            another_change_under_the_number_of_one_that_was_told_is_noticed,
             a_flush_is_noticed_though_it_rings_nothing
         ]
     );
@@ -266,6 +267,26 @@ async fn changes_that_redis_lost_are_noticed_where_others_took_their_place(fleet
             .await;
         watcher.agrees(&fleet.breakers, &["retold".to_owned()]).await;
     }
+}
+
+/// What is left of a breaker where a change was lost, and others made another one since that has the same number.
+const REPLACE_NEWEST: &str = "
+    local entries = redis.call('XRANGE', KEYS[2], '-', '+')
+    redis.call('DEL', KEYS[2])
+    for n, entry in ipairs(entries) do
+      local fields = entry[2]
+      if n == #entries then fields[#fields + 1], fields[#fields + 2] = 'actor', 'another' end
+      redis.call('XADD', KEYS[2], entry[1], unpack(fields))
+    end
+    redis.call('HSET', KEYS[1], 'generation', #entries)";
+
+async fn another_change_under_the_number_of_one_that_was_told_is_noticed(fleet: &mut Fleet) {
+    let was = fleet.breakers.trip("replaced", MINUTE).await.epoch;
+    fleet.breakers.reset("replaced").await;
+    fleet.told("replaced", 2).await;
+    let (state, log) = ("circuit_breaker:replaced", "{circuit_breaker:replaced}:log");
+    fleet.raw.run(&["EVAL", REPLACE_NEWEST, "2", state, log]).await;
+    assert_begun_anew(fleet, "replaced", &was, 1).await;
 }
 
 async fn a_flush_is_noticed_though_it_rings_nothing(fleet: &mut Fleet) {
