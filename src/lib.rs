@@ -16,7 +16,8 @@
 //!                      them
 //! breakers             circuit breakers: breakers::policy is the state machine, pure; breakers::store the few mechanisms
 //!                      that a store offers; breakers::engine drives the one over the other; breakers::policies gives
-//!                      each model its settings
+//!                      each model its settings; breakers::feed is what is known of breakers that are followed, and the
+//!                      fan-out of their changes
 //! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation; and one
 //!                      subscriber, redis::Notifications
 //! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
@@ -55,10 +56,29 @@
 //! script call a round trip, an idle one none more than without. Settings come with each step and are compared with the
 //! stored revision inside of it: a step never goes by settings that are not in force.
 //!
+//! # How a change is noticed
+//!
+//! A keyspace notification is a doorbell and nothing more: it says where to look, may be lost, and may ring for nothing.
+//! [`redis::Notifications`] hears it, on one connection of its own, and rings itself every second on the same connection:
+//! what it does not hear of itself it would not hear of others, and [`doorbell::Doorbell`] then says that Redis has to be
+//! asked again and again instead. Whatever rings is read back, from the log of a breaker or of a thread, after the place
+//! that was seen last; so a lost ring costs time, and a gap in a log is told as a resync.
+//!
+//! A breaker that is watched, or that admission asked for, has a record in [`breakers::feed::Feed`]. One read-back at a
+//! time keeps it true; who reads back also sees what only a reader can see, that somebody changed the hash by hand or that
+//! a failover lost changes, and makes that a change like any other. The record answers `Acquire` without asking Redis
+//! while nothing has rung since it was read and the doorbell is trusted. Watchers are told from it, each from its own place
+//! in the history: nothing is queued for them but names. A watch of a thread reads for itself ([`threads::watch`]), woken
+//! by the bell of its thread, by the time at which that expires, and by a slow tick.
+//!
+//! What time alone brings (the end of an open time with `automatic_half_open`, of a trial, of an override) is offered by
+//! the timers of every instance that knows of it, and happens once, as every change does.
+//!
 //! # Invariants
 //!
 //! 1. Domain code (`threads`, `breakers::policy`) does no IO and never asks the time.
-//! 2. A breaker's generation only grows within an epoch, by one with each change, and each is in its log.
+//! 2. A breaker's generation only grows within an epoch, by one with each change, and each is in its log; no watcher is told
+//!    n after a later one, and what it is not told is told to be missing.
 //! 3. No caller waits for Redis longer than its deadline or the configured bound; dialling is in no caller's path while
 //!    Redis is up.
 //! 4. Every answer says where it came from ([`call::Source`]).
@@ -67,7 +87,9 @@
 //! 6. Nothing is decided by comparing clocks of different machines: times come from Redis whenever it answered.
 //! 7. Every task runs on the tracker of [`shutdown::Shutdown`]; the process ends within the drain deadline whatever
 //!    clients do.
-//! 8. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
+//! 8. A lost notification costs time, never correctness; what is answered without asking Redis is at most 2 s old
+//!    ([`doorbell::TRUSTED_FOR`]).
+//! 9. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
 
 pub mod breakers;
 pub mod call;
