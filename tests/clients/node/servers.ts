@@ -249,6 +249,8 @@ export interface Fleet {
   b: Fusewire;
   redis: Redis;
   models: FaultyModels;
+  /** Starts another server, with these settings. */
+  start(settings?: NodeJS.ProcessEnv): Promise<Fusewire>;
   end(): Promise<void>;
 }
 
@@ -268,15 +270,15 @@ export async function startFleet(): Promise<Fleet> {
   try {
     const models = keep(await FaultyModels.start());
     const redis = await Redis.start(folder);
-    const settings = { REDIS_URL: `redis://127.0.0.1:${redis.port}` };
-    try {
-      const a = keep(await Fusewire.start(folder, settings));
-      const b = keep(await Fusewire.start(folder, settings));
-      return { a, b, redis, models, end };
-    } finally {
-      // Ended last.
-      keep(redis);
-    }
+    // Ended last.
+    started.push(redis);
+    const start = async (settings: NodeJS.ProcessEnv = {}) => {
+      const server = await Fusewire.start(folder, { REDIS_URL: `redis://127.0.0.1:${redis.port}`, ...settings });
+      started.unshift(server);
+      return server;
+    };
+    const [a, b] = [await start(), await start()];
+    return { a, b, redis, models, start, end };
   } catch (failure) {
     await end();
     throw failure;

@@ -1,5 +1,7 @@
 """What several tests ask of a server, and the checks that hold for every answer."""
 
+import signal
+
 import grpc
 import pytest
 from fusewire.v1 import circuit_breakers_pb2_grpc as breakers_grpc
@@ -11,6 +13,11 @@ DETAILS = {
     f"type.googleapis.com/google.rpc.{name}": getattr(error_details_pb2, name)
     for name in ("ErrorInfo", "BadRequest", "RetryInfo", "ResourceInfo", "QuotaFailure", "PreconditionFailure")
 }
+
+# Two ways to end a server, and its exit status.
+ENDINGS = pytest.mark.parametrize(
+    "sig, status", [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)], ids=["term", "kill"]
+)
 
 
 def connect(server):
@@ -77,3 +84,17 @@ def error(code, reason, call, request):
     info = details["ErrorInfo"]
     assert (info.reason, info.domain) == (reason, "fusewire")
     return details, dict(info.metadata)
+
+
+def kind(event):
+    return event.WhichOneof("event")
+
+
+def until(events, last):
+    """The events up to the first of that kind."""
+    found = []
+    for event in events:
+        found.append(event)
+        if kind(event) == last:
+            return found
+    raise AssertionError(f"ended before {last}")

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -61,6 +63,26 @@ def local(tmp_path_factory):
 def servers(request):
     """The two servers on one Redis, then the one without: everything holds for both."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def victim(shared, request):
+    """Another server on the Redis of the shared ones, to be ended."""
+    return shared.start(re.sub(r"\W+", "-", request.node.name))
+
+
+@pytest.fixture
+def in_time():
+    """What does not come fails the test, rather than to be waited for without end."""
+
+    def give_up(*_):
+        raise AssertionError("not within 60 s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
