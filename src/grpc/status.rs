@@ -13,6 +13,8 @@ const THREAD: &str = "fusewire.v1.ConversationThread";
 const MESSAGE: &str = "fusewire.v1.Message";
 /// When a caller may try again what was UNAVAILABLE.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// As long for what ends with this server: another one may answer at once.
+const ELSEWHERE_AFTER: Duration = Duration::from_millis(100);
 /// A status travels in HTTP/2 headers, its message twice and its details in base64, and some clients (Java) take no
 /// more than 8 KiB of headers: these bounds keep it under 7.
 const MAX_MESSAGE_BYTES: usize = 256;
@@ -59,7 +61,7 @@ pub(super) fn too_many_streams(limit: usize) -> Status {
 pub(super) fn shutting_down() -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info("SHUTTING_DOWN", DOMAIN, HashMap::new());
-    details.set_retry_info(Some(RETRY_AFTER));
+    details.set_retry_info(Some(ELSEWHERE_AFTER));
     Status::with_error_details(Code::Unavailable, "the server is shutting down", details)
 }
 
@@ -331,7 +333,7 @@ mod tests {
         assert!(details.quota_failure().is_some());
         let details = shutting_down().get_error_details();
         assert_eq!(details.error_info().unwrap().reason, "SHUTTING_DOWN");
-        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_millis(100)));
     }
 
     #[test]

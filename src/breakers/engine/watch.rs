@@ -131,7 +131,9 @@ impl<S: BreakerStore> EngineWatch<S> {
     }
 
     fn look(&self, key: &ModelKey) -> Option<oneshot::Receiver<Look>> {
-        let recent = if self.engine.is_trusted(self.engine.era()) { RECENT } else { Duration::ZERO };
+        // A place to go on from may be of an instance that has heard of more.
+        let asks_anew = self.watch.resume.contains_key(key) || !self.engine.is_trusted(self.engine.era());
+        let recent = if asks_anew { Duration::ZERO } else { RECENT };
         let look = self.engine.0.feed.look(key, recent);
         if look.is_some() {
             self.engine.start_reading();
@@ -187,21 +189,22 @@ impl<S: BreakerStore> EngineWatch<S> {
         Ok(())
     }
 
-    /// Tells what was missed of a breaker since `told`, from its log.
+    /// Tells what was missed of a breaker since `told` until it was seen, from its log; what came later is told as it is
+    /// seen.
     async fn catch_up(&mut self, key: &ModelKey, told: &Position, seen: Arc<Seen>) -> Result<()> {
         let here = &seen.position;
-        if told.epoch == here.epoch && told.generation == here.generation {
+        // A breaker that nothing had been heard of may have been made since, and is as it was.
+        let is_same = told.epoch == here.epoch || told.epoch.is_empty();
+        if is_same && told.generation == here.generation {
             self.stands(key, here);
             return Ok(());
         }
         let log = self.engine.0.store.log(&Call::default(), key, told.generation, MOST_MISSED).await?;
-        let is_same = told.epoch.is_empty() || told.epoch == log.epoch;
-        match missed(log, told.generation).filter(|_| is_same && told.generation <= here.generation) {
+        match missed(log, told.generation, here).filter(|_| is_same) {
             Some(missed) => {
-                let here = missed.last().map_or_else(|| Position::clone(here), |last| last.position.clone());
                 let changes = missed.into_iter().map(|change| Event::Changed(key.clone(), Arc::new(change)));
                 self.events.extend(changes);
-                self.stands(key, &Arc::new(here));
+                self.stands(key, here);
             }
             None => self.resync(key, &seen, "what happened since is not kept, or of another epoch"),
         }
@@ -247,10 +250,13 @@ impl<S: BreakerStore> EngineWatch<S> {
     }
 }
 
-/// The changes after a generation, if the log still has all of them.
-fn missed(log: Log, after: i64) -> Option<Vec<Transition>> {
-    let first = log.transitions.first()?;
-    (first.position.generation == after + 1 && !log.more).then_some(log.transitions)
+/// The changes after a generation up to a place, if the log still has all of them.
+fn missed(log: Log, after: i64, here: &Position) -> Option<Vec<Transition>> {
+    let mut missed = log.transitions;
+    missed.retain(|change| change.position.generation <= here.generation);
+    let is_whole =
+        usize::try_from(here.generation.saturating_sub(after)).is_ok_and(|count| count == missed.len());
+    (is_whole && log.epoch == here.epoch).then_some(missed)
 }
 
 impl<S: BreakerStore> Following for EngineWatch<S> {

@@ -31,7 +31,8 @@ impl History {
         };
         let first = newest.iter().find(is_new).map(|first| first.position.generation);
         let follows = last.is_some_and(|last| {
-            last.epoch == position.epoch && first.is_none_or(|first| first == last.generation + 1)
+            last.epoch == position.epoch
+                && first.is_none_or(|first| first == last.generation.saturating_add(1))
         });
         if !follows {
             changes.clear();
@@ -76,8 +77,8 @@ impl History {
             change.position.generation > after.generation && change.position.generation <= generation
         };
         let newer: Vec<_> = changes.iter().filter(is_newer).map(Arc::clone).collect();
-        let is_whole =
-            usize::try_from(generation - after.generation).is_ok_and(|missing| missing == newer.len());
+        let is_whole = usize::try_from(generation.saturating_sub(after.generation))
+            .is_ok_and(|missing| missing == newer.len());
         (is_whole && newer.len() <= MOST_BEHIND).then_some(newer)
     }
 

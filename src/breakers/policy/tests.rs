@@ -1,5 +1,5 @@
 use super::*;
-use crate::breakers::{ModeOverride, Pause, Totals, Window};
+use crate::breakers::{Counts, ModeOverride, Pause, Totals, Window};
 
 const NOW: Timestamp = Timestamp::from_millis(1_763_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);

@@ -158,8 +158,15 @@ impl<'a> Session<'a> {
         let mut write = pipe();
         let (key, kept) = (self.channels.probe_key(), i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX));
         write.hset(key, "rings", 1).pexpire(key, kept);
-        let (added, _): (i64, i64) =
-            self.ask(async |mut connection| write.query_async(&mut connection).await).await?;
+        let rung = self.ask(async |mut connection| write.query_async::<(i64, i64)>(&mut connection).await);
+        let added = match rung.await {
+            Ok((added, _)) => added,
+            Err(error) if is_full(&error) => {
+                teller.is_deaf("redis is at its maxmemory and refuses to be rung");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         // Redis got the one before no earlier than it was sent: it cannot have expired yet.
         let is_young = written.is_some_and(|written| written.elapsed() < KEPT);
         let was_lost = added > 0 && is_young;
@@ -222,6 +229,11 @@ fn is_loss(error: &RedisError) -> bool {
         || error.is_timeout()
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
+}
+
+/// Whether Redis has no memory left to write with: it is there, and says so.
+fn is_full(error: &RedisError) -> bool {
+    error.to_string().contains("OOM")
 }
 
 fn spaced(flags: &str) -> String {

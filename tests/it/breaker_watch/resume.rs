@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fusewire::grpc::proto::{BreakerPosition, State, WatchBreakersRequest};
+use fusewire::grpc::proto::{BreakerPosition, Outcome, State, WatchBreakersRequest};
 
 use super::watchers;
 use crate::support::{
@@ -19,6 +19,9 @@ on_every_store_and_on_a_pair!(
     a_place_that_was_never_reached_is_a_resync,
     where_nothing_was_missed_nothing_is_told,
     what_is_not_watched_is_not_gone_on_with,
+    a_place_that_another_instance_told_a_moment_ago_is_gone_on_from,
+    a_breaker_that_was_only_made_meanwhile_is_no_resync,
+    whoever_goes_on_while_more_happens_is_told_each_change_once,
 );
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -153,4 +156,55 @@ async fn what_is_not_watched_is_not_gone_on_with(on: &Deployment) {
         }
     }
     assert_eq!(breakers.get("outside").await.state(), State::Closed);
+}
+
+async fn a_place_that_another_instance_told_a_moment_ago_is_gone_on_from(on: &Deployment) {
+    let breakers = on.breakers();
+    // All of them follow it, so that each has something older to tell.
+    let followed = watchers(on, &keys(["fresh"])).await;
+    for _ in 0..20 {
+        let now = breakers.trip("fresh", MINUTE).await;
+        for watcher in watchers(on, &from("fresh", &now.epoch, now.generation)).await {
+            assert_eq!(watcher.told().len(), 1, "SYNCED: {:?}", watcher.told());
+        }
+    }
+    for watcher in followed {
+        watcher.changes("fresh", 20).await;
+        assert_eq!(watcher.assert_gap_free().resyncs, []);
+    }
+}
+
+async fn a_breaker_that_was_only_made_meanwhile_is_no_resync(on: &Deployment) {
+    let breakers = on.breakers();
+    breakers.tell_all("made", &[Outcome::Success]).await;
+    let opened = watchers(on, &from("made", "", 0)).await;
+    for watcher in &opened {
+        assert_eq!(watcher.told().len(), 1, "SYNCED: {:?}", watcher.told());
+    }
+    breakers.trip("made", MINUTE).await;
+    for watcher in opened {
+        watcher.changes("made", 1).await;
+        assert_eq!(watcher.assert_gap_free().resyncs, []);
+    }
+}
+
+async fn whoever_goes_on_while_more_happens_is_told_each_change_once(on: &Deployment) {
+    let breakers = on.breakers();
+    let epoch = changed(&breakers, "going-on", 1).await;
+    let goes_on = async {
+        let mut opened = Vec::new();
+        for _ in 0..10 {
+            let now = breakers.get("going-on").await.generation;
+            for place in [1, now] {
+                let watchers = watchers(on, &from("going-on", &epoch, place)).await;
+                opened.extend(watchers.into_iter().map(|watcher| (place, watcher)));
+            }
+        }
+        opened
+    };
+    let (_, opened) = tokio::join!(changed(&breakers, "going-on", 200), goes_on);
+    for (place, watcher) in opened {
+        watcher.changes("going-on", usize::try_from(201 - place).unwrap()).await;
+        assert_eq!(watcher.assert_gap_free().resyncs, []);
+    }
 }
