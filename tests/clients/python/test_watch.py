@@ -242,7 +242,7 @@ def test_the_program_prints_a_line_an_event(shared, victim, tmp_path):
             "shown:b CLOSED -> OPEN TRIPPED",
             "shown:b deleted",
         ]
-        assert f"{victim.address}: the server is shutting down; going on in 1." in child.output()
+        assert f"{victim.address}: the server is shutting down; going on in 0." in child.output()
         assert child.running()
     finally:
         child.end()
