@@ -131,12 +131,25 @@ impl<S: BreakerStore> EngineWatch<S> {
     }
 
     fn look(&self, key: &ModelKey) -> Option<oneshot::Receiver<Look>> {
-        let recent = if self.engine.is_trusted(self.engine.era()) { RECENT } else { Duration::ZERO };
+        let is_enough = self.engine.is_trusted(self.engine.era()) && !self.may_be_ahead(key);
+        let recent = if is_enough { RECENT } else { Duration::ZERO };
         let look = self.engine.0.feed.look(key, recent);
         if look.is_some() {
             self.engine.start_reading();
         }
         look
+    }
+
+    /// Whether the watch goes on from another place than one that was passed before a breaker was read last: somebody
+    /// may have been told what this process has not seen yet.
+    fn may_be_ahead(&self, key: &ModelKey) -> bool {
+        let told = self.told.get(key).map(|told| &**told).or_else(|| self.watch.resume.get(key));
+        told.is_some_and(|told| {
+            let has_passed = |seen: Arc<Seen>| {
+                told.epoch == seen.position.epoch && told.generation <= seen.position.generation
+            };
+            !self.engine.0.feed.seen(key).is_some_and(has_passed)
+        })
     }
 
     /// Tells the first of the breakers that are looked at as it is, or what was missed of it.
@@ -195,9 +208,11 @@ impl<S: BreakerStore> EngineWatch<S> {
             return Ok(());
         }
         let log = self.engine.0.store.log(&Call::default(), key, told.generation, MOST_MISSED).await?;
-        let is_same = told.epoch.is_empty() || told.epoch == log.epoch;
+        let is_same = log.epoch == here.epoch && (told.epoch.is_empty() || told.epoch == log.epoch);
         match missed(log, told.generation).filter(|_| is_same && told.generation <= here.generation) {
-            Some(missed) => {
+            Some(mut missed) => {
+                // What came after it was seen is told when that is seen: the feed knows of no later place yet.
+                missed.retain(|change| change.position.generation <= here.generation);
                 let here = missed.last().map_or_else(|| Position::clone(here), |last| last.position.clone());
                 let changes = missed.into_iter().map(|change| Event::Changed(key.clone(), Arc::new(change)));
                 self.events.extend(changes);
@@ -233,12 +248,15 @@ impl<S: BreakerStore> EngineWatch<S> {
 
     fn tell_removed(&mut self, key: &ModelKey, position: Position, expired: bool) {
         self.told.remove(key);
+        self.watch.resume.remove(key);
         if position != Position::default() {
             self.events.push_back(Event::Removed(Removed { key: key.clone(), position, expired }));
         }
     }
 
+    /// Notes up to where a breaker was told; where the watch was to go on counts no more.
     fn stands(&mut self, key: &ModelKey, position: &Arc<Position>) {
+        self.watch.resume.remove(key);
         if **position == Position::default() {
             self.told.remove(key);
         } else {
