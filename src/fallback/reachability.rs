@@ -198,7 +198,7 @@ fn judge(found: &Result<()>) -> State {
     }
 }
 
-fn misconfigured(reason: &Arc<str>) -> Error {
+pub(super) fn misconfigured(reason: &Arc<str>) -> Error {
     let reason: BoxError = reason.to_string().into();
     Error::Misconfigured(reason)
 }

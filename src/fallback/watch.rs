@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::State;
+use super::{State, reachability::misconfigured};
 use crate::{
     breakers::{
         Breakers, ModelKey, Position,
@@ -35,7 +35,11 @@ pub struct FallbackWatch<W, L: Breakers> {
 }
 
 impl<W: Following, L: Breakers> FallbackWatch<W, L> {
+    /// Fails where no store answers before an operator has corrected the configuration: there would be nothing to tell.
     pub(super) fn new(shared: W, local: Arc<L>, watch: Watch, state: watch::Receiver<State>) -> Result<Self> {
+        if let State::Misconfigured(reason) = &*state.borrow() {
+            return Err(misconfigured(reason));
+        }
         let mut new =
             Self { shared, local, watch, state, outage: None, is_synced: false, told: BTreeMap::new() };
         if new.is_outage() {

@@ -80,7 +80,9 @@ impl<S: BreakerStore> Engine<S> {
         };
         if let Err(error) = made.await {
             debug!(breaker = %key, %error, "a change that time brings could not be made yet");
+            // Nothing is new; and whoever read it back now would find it due, and be here again at once.
             self.0.timers.set(&key, RETRY);
+            return;
         }
         self.ring(&key);
     }

@@ -236,12 +236,15 @@ impl<S: BreakerStore> EngineWatch<S> {
 
     fn tell_removed(&mut self, key: &ModelKey, position: Position, expired: bool) {
         self.told.remove(key);
+        self.watch.resume.remove(key);
         if position != Position::default() {
             self.events.push_back(Event::Removed(Removed { key: key.clone(), position, expired }));
         }
     }
 
+    /// Notes up to where a breaker was told; where the watch was to go on counts no more.
     fn stands(&mut self, key: &ModelKey, position: &Arc<Position>) {
+        self.watch.resume.remove(key);
         if **position == Position::default() {
             self.told.remove(key);
         } else {

@@ -1,6 +1,9 @@
 //! What is done with each push of the connection, in the task that reads it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bb8_redis::redis::{PushInfo, PushKind, Value};
 use tokio::sync::watch;
@@ -16,13 +19,23 @@ pub(super) struct Listener {
     on_ring: OnRing,
     /// Told when this process heard itself.
     rung: watch::Sender<()>,
+    /// Whether the first half of that was heard, that the probe was written.
+    is_written: AtomicBool,
 }
 
 impl Listener {
     /// A listener, and what tells that this process heard itself.
     pub(super) fn new(channels: &Arc<Channels>, on_ring: &OnRing) -> (Self, watch::Receiver<()>) {
         let (rung, hears) = watch::channel(());
-        (Self { channels: Arc::clone(channels), on_ring: Arc::clone(on_ring), rung }, hears)
+        (
+            Self {
+                channels: Arc::clone(channels),
+                on_ring: Arc::clone(on_ring),
+                rung,
+                is_written: AtomicBool::new(false),
+            },
+            hears,
+        )
     }
 
     /// Takes one push. A ring has been passed on when this returns, so it comes before any ring of our own that the
@@ -34,12 +47,16 @@ impl Listener {
             return;
         };
         match text(channel).and_then(|channel| self.channels.about(channel)) {
-            // The probe also renews its expiry, which rings as well and proves nothing about what was written.
-            Some(About::Ourselves) if text(event) == Some("hset") => {
-                self.rung.send_replace(());
-            }
+            // One half for events of hashes, the other for those of any key: where only one rings, deletions go unheard.
+            Some(About::Ourselves) => match text(event) {
+                Some("hset") => self.is_written.store(true, Ordering::Relaxed),
+                Some("expire") if self.is_written.swap(false, Ordering::Relaxed) => {
+                    self.rung.send_replace(());
+                }
+                Some(_) | None => {}
+            },
             Some(About::Data(ring)) => (self.on_ring)(ring),
-            Some(About::Ourselves) | None => {}
+            None => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use fusewire::grpc::proto::{
 };
 use tokio::time::Instant;
 
-use super::{fleet, watchers};
+use super::{fleet, scripts_run, watchers};
 use crate::support::{
     breakers::{Breakers, SOON, in_a_row},
     deployment::{Deployment, Store, on_every_store_and_on_a_pair},
@@ -109,6 +109,23 @@ async fn three_instances_make_each_change_once() {
     for name in &names {
         assert_history(&breakers, name, &watchers, &[Tripped, OpenElapsed, TrialTimedOut]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_redis_refuses_is_offered_again_but_not_at_once() {
+    let on = Deployment::start(Store::Redis).await;
+    let (breakers, raw) = (on.breakers(), on.raw().await);
+    breakers.set("refused", automatic()).await;
+    let watchers = watchers(&on, &keys(["refused"])).await;
+    breakers.trip("refused", Duration::from_secs(1)).await;
+    raw.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = scripts_run(&raw).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let run = scripts_run(&raw).await - before;
+    assert!(run < 50, "{run} scripts in 2 s");
+    raw.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_history(&breakers, "refused", &watchers, &[Tripped, OpenElapsed]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

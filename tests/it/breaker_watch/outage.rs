@@ -223,6 +223,23 @@ async fn a_watch_that_goes_on_in_an_outage_is_told_of_what_was_deleted_once_redi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_to_be_no_more_is_not_told_again_after_an_outage() {
+    let Outage { on, here, there, _there } = outage().await;
+    let was = there.trip("gone", MINUTE).await;
+    there.delete("gone").await;
+    let watcher = Watcher::open(&here, from("gone", &was.epoch, was.generation)).await;
+    watcher.removed("gone").await;
+    watcher.synced().await;
+    on.lose().await;
+    watcher.serves(ServingMode::Degraded, 1).await;
+    on.restore().await;
+    watcher.serves(ServingMode::Shared, 1).await;
+    there.trip("gone", MINUTE).await;
+    watcher.agrees(&there, &["gone".to_owned()]).await;
+    assert_eq!(Watcher::removals(&watcher.told(), "gone"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_before_all_was_told_leaves_nothing_out() {
     let Outage { on, here, there, _there } = outage().await;
     for n in 0..150 {

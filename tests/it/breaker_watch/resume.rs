@@ -7,7 +7,7 @@ use fusewire::grpc::proto::{BreakerPosition, Outcome, State, WatchBreakersReques
 use super::watchers;
 use crate::support::{
     breakers::Breakers,
-    deployment::{Deployment, on_every_store_and_on_a_pair},
+    deployment::{Deployment, Store, on_every_store_and_on_a_pair},
     watch::{Watcher, all, beginning, changes_of, from, keys, resyncs_of, snapshots},
 };
 
@@ -207,4 +207,22 @@ async fn whoever_goes_on_while_more_happens_is_told_each_change_once(on: &Deploy
         watcher.changes("going-on", usize::try_from(201 - place).unwrap()).await;
         assert_eq!(watcher.assert_gap_free().resyncs, []);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_told_more_than_this_instance_has_seen_is_not_led_back() {
+    let on = Deployment::start(Store::Pair).await;
+    let (here, there) = (on.breakers().only(0), on.breakers().only(1));
+    let epoch = here.trip("ahead", MINUTE).await.epoch;
+    // What one service knows stays as it is for a moment: nothing tells it of the next change.
+    let behind = Watcher::open(&there, keys(["ahead"])).await;
+    behind.synced().await;
+    on.raw().await.run(&["CONFIG", "SET", "notify-keyspace-events", ""]).await;
+    here.reset("ahead").await;
+    let ahead = Watcher::open(&there, from("ahead", &epoch, 2)).await;
+    ahead.synced().await;
+    assert_eq!(resyncs_of(&ahead.told(), "ahead"), []);
+    here.trip("ahead", MINUTE).await;
+    assert_eq!(ahead.changes("ahead", 1).await, here.history("ahead").await[2..]);
+    assert_eq!(ahead.assert_gap_free().resyncs, []);
 }

@@ -52,6 +52,18 @@ async fn flags_switched_off_by_hand_are_noticed_and_not_fought_over() {
 }
 
 #[tokio::test]
+async fn where_only_changes_of_hashes_ring_deletions_would_go_unheard() {
+    let redis = server().await;
+    let subscriber = Subscriber::on(&redis.url());
+    subscriber.rings().await;
+    let raw = redis.raw().await;
+    set_flags(&raw, "Kh").await;
+    subscriber.is_silent_because("lacks g").await;
+    set_flags(&raw, "Kghxe").await;
+    subscriber.rings().await;
+}
+
+#[tokio::test]
 async fn a_killed_connection_is_replaced_and_everything_looked_at() {
     let redis = server().await;
     let subscriber = Subscriber::on(&redis.url());

@@ -1,17 +1,20 @@
 //! A configuration that Redis refuses is never hidden behind local answers, and heals when it is corrected there.
 
 use fusewire::grpc::proto::Authority;
+use tokio::time::timeout;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{SOON, assert_unavailable};
 use crate::support::{
     behind_proxy::{BACK, LOST},
+    breakers::Breakers,
     eventually::eventually,
     fusewire::{Fusewire, FusewireOptions},
     health::check,
     redis_options::RedisOptions,
     redis_server::RedisServer,
     threads::{Threads, appending, numbered, thread},
+    watch::all,
 };
 
 const REFUSED: &str = "redis refuses this configuration: calls fail until it is corrected";
@@ -31,6 +34,10 @@ async fn assert_refused_for_configuration(service: &Fusewire, threads: &Threads)
     let status = assert_unavailable("get", threads.peek("t").await);
     assert!(status.message().contains("configuration"), "{status:?}");
     let channel = service.channel().await;
+    let mut breakers = Breakers::on([channel.clone()]).client();
+    let watch = timeout(SOON, breakers.watch_breakers(all())).await.expect("it is refused at once");
+    let status = assert_unavailable("watch", watch);
+    assert!(status.message().contains("configuration"), "{status:?}");
     assert_eq!(check(&channel, "redis").await.unwrap(), ServingStatus::NotServing);
     assert_eq!(check(&channel, "").await.unwrap(), ServingStatus::Serving);
     assert!(service.logged(REFUSED) == 1 && service.logged(LOST) == 0, "{:#?}", service.log());
