@@ -9,7 +9,7 @@
 //! up nobody.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -103,8 +103,27 @@ struct State {
     queue: VecDeque<ModelKey>,
     history: History,
     watchers: Vec<Weak<Watcher>>,
+    watched: Watched,
     /// Whether the list of all breakers is to be read, since rings of new ones may have been lost.
     wants_list: bool,
+}
+
+/// What is watched, by anybody. It may be of watchers that have gone since it was gathered.
+#[derive(Debug, Default)]
+struct Watched {
+    keys: HashSet<ModelKey>,
+    prefixes: HashSet<String>,
+}
+
+impl Watched {
+    fn add(&mut self, interest: &Interest) {
+        self.keys.extend(interest.keys.iter().cloned());
+        self.prefixes.extend(interest.prefix.clone());
+    }
+
+    fn includes(&self, key: &ModelKey) -> bool {
+        self.keys.contains(key) || self.prefixes.iter().any(|prefix| key.as_str().starts_with(prefix))
+    }
 }
 
 impl Feed {
@@ -237,6 +256,7 @@ impl Feed {
         let mut state = self.lock();
         state.watchers.retain(|known| known.strong_count() > 0);
         state.watchers.push(Arc::downgrade(&watcher));
+        state.watched.add(&watcher.interest);
         self.is_busy.store(true, Ordering::Release);
         watcher
     }
@@ -291,18 +311,20 @@ impl Feed {
     /// somebody names it.
     pub fn prune(&self) {
         let mut state = self.lock();
-        let watchers = state.watchers();
-        let is_watched = |key: &ModelKey| watchers.iter().any(|watcher| watcher.interest.includes(key));
-        // One that somebody names is looked for where nothing rings, also while there is none.
-        let is_named = |key: &ModelKey| watchers.iter().any(|watcher| watcher.interest.names(key));
+        let State { records, history, watchers, watched, .. } = &mut *state;
+        watchers.retain(|known| known.strong_count() > 0);
+        *watched = Watched::default();
+        for watcher in watchers.iter().filter_map(Weak::upgrade) {
+            watched.add(&watcher.interest);
+        }
         let stays = |key: &ModelKey, record: &mut Record| {
             let is_wanted = record.is_wanted.swap(false, Ordering::Relaxed);
-            is_wanted || !record.is_idle() || is_named(key) || !record.is_gone() && is_watched(key)
+            // One that somebody names is looked for where nothing rings, also while there is none.
+            let is_watched = watched.keys.contains(key) || !record.is_gone() && watched.includes(key);
+            is_wanted || !record.is_idle() || is_watched
         };
-        let State { records, history, .. } = &mut *state;
         records.retain(stays);
         history.retain(|key| records.contains_key(key));
-        state.watchers.retain(|known| known.strong_count() > 0);
         let is_busy = !state.records.is_empty() || !state.watchers.is_empty();
         self.is_busy.store(is_busy, Ordering::Release);
     }
@@ -331,7 +353,7 @@ impl State {
     }
 
     fn is_watched(&self, key: &ModelKey) -> bool {
-        self.watchers.iter().filter_map(Weak::upgrade).any(|watcher| watcher.interest.includes(key))
+        self.watched.includes(key)
     }
 
     /// Queues a breaker that is followed, or that a watcher wants to have followed.

@@ -39,12 +39,8 @@ pub struct Interest {
 impl Interest {
     /// Whether a breaker is one of them.
     pub fn includes(&self, key: &ModelKey) -> bool {
-        self.prefix.as_ref().is_some_and(|prefix| key.as_str().starts_with(prefix)) || self.names(key)
-    }
-
-    /// Whether a breaker is one of those that are named.
-    pub fn names(&self, key: &ModelKey) -> bool {
-        self.keys.binary_search(key).is_ok()
+        self.prefix.as_ref().is_some_and(|prefix| key.as_str().starts_with(prefix))
+            || self.keys.binary_search(key).is_ok()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tracing::{debug, warn};
 
-use super::Engine;
+use super::{Engine, lookout::RETRY};
 use crate::{
     breakers::{
         BreakerStore, ModelKey, View,
@@ -118,8 +118,19 @@ impl<S: BreakerStore> Engine<S> {
             let lost = after.and_then(|after| policy::lost(view, after, is_another)).or(ahead);
             let taken_over = || policy::taken_over(view, &terms.settings, newest, rand::random());
             let Some(change) = lost.or_else(taken_over) else { return Ok((followed, terms)) };
-            warn!(breaker = %key, reason = change.detail, "a breaker is not as its history says");
-            self.offer(&call, key, terms, &change).await?;
+            match self.offer(&call, key, terms.clone(), &change).await {
+                Ok((true, ..)) => {
+                    warn!(breaker = %key, reason = change.detail, "a breaker was not as its history says");
+                }
+                Ok((false, ..)) => {}
+                // Whoever watches is told what is there all the same.
+                Err(error) if !error.allows_fallback() => {
+                    debug!(breaker = %key, %error, "a breaker is not as its history says, which cannot be told yet");
+                    self.0.timers.set(key, RETRY);
+                    return Ok((followed, terms));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Err(Error::BreakerChanged { key: key.to_string() })
     }

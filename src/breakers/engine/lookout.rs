@@ -22,7 +22,7 @@ use crate::{
 /// Breakers whose time has come that are looked at at once.
 const AT_ONCE: usize = 32;
 /// How long after the store failed a change that is due is tried again.
-const RETRY: Duration = Duration::from_secs(2);
+pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// How often it looks where nothing rings, and for what failed.
 const TICK: Duration = Duration::from_secs(1);
 /// How often it looks at the list of changed breakers while changes ring.
@@ -81,7 +81,9 @@ impl<S: BreakerStore> Engine<S> {
         if let Err(error) = made.await {
             debug!(breaker = %key, %error, "a change that time brings could not be made yet");
             // Nothing is new; and whoever read it back now would find it due, and be here again at once.
-            self.0.timers.set(&key, RETRY);
+            if !matches!(error, Error::Corrupt { .. } | Error::Internal(_)) {
+                self.0.timers.set(&key, RETRY);
+            }
             return;
         }
         self.ring(&key);

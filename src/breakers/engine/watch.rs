@@ -155,6 +155,8 @@ impl<S: BreakerStore> EngineWatch<S> {
                 if let Some((_, look)) = self.looks.front_mut() {
                     *look = again;
                 }
+                // One that fails must not hold up the others.
+                self.looks.rotate_left(1);
                 return;
             }
         };

@@ -1,10 +1,15 @@
 //! Changes that make a breaker's history true again: others than this program wrote to the store, or it lost what it had.
 
+use std::time::Duration;
+
 use super::{backoff, open_until, stays};
 use crate::breakers::{
     BreakerSettings, Mode, Position, Reason, Snapshot, State, Transition, View,
     store::{Begins, Change},
 };
+
+/// Whoever opens a breaker by hand opens it for so long at most: beyond lies what no clock can tell.
+const LONGEST_BY_HAND: Duration = Duration::from_hours(24 * 365);
 
 /// The change that takes over what somebody did to the stored state by hand: what stands there is not what the newest
 /// change in the log left. Without any change in the log it should be as that of a key never seen.
@@ -35,6 +40,7 @@ pub fn taken_over(
     let is_foreign = snapshot.position == Position::default();
     let until = snapshot.open_until.or_else(|| is_foreign.then(|| open_until(snapshot, settings)));
     let open_for = until.map_or_else(|| backoff(settings, attempts, chance), |until| until.since(view.now));
+    let open_for = open_for.min(LONGEST_BY_HAND);
     Some(Change {
         from: was.0,
         mode,
@@ -63,8 +69,6 @@ pub fn lost(view: &View, seen: &Position, is_another: bool) -> Option<Change> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::clock::Timestamp;
 
@@ -133,6 +137,8 @@ mod tests {
         view.snapshot.open_until = Some(NOW.plus(60 * SECOND));
         let longer = repaired(&view, Some(&newest)).unwrap();
         assert_eq!((longer.begins, longer.open_for), (Begins::Nothing, Some(60 * SECOND)));
+        view.snapshot.open_until = Some(Timestamp::from_millis(i64::MAX));
+        assert_eq!(repaired(&view, Some(&newest)).unwrap().open_for, Some(LONGEST_BY_HAND));
         let (mut view, newest) = opened();
         view.snapshot.mode = Mode::ForcedOpen;
         let forced = repaired(&view, Some(&newest)).unwrap();

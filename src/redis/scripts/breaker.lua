@@ -43,7 +43,10 @@ local core = redis.call('HMGET', STATE, unpack(CORE))
 local state, epoch, mode = core[1] or 'CLOSED', core[2] or '', core[6] or 'AUTOMATIC'
 local generation, fence = tonumber(core[3] or '0'), tonumber(core[4] or '0')
 local mode_until, open_until = tonumber(core[7] or '') or 0, tonumber(core[10] or '') or 0
-if not (STATES[state] and MODES[mode] and generation and fence and tonumber(core[11] or '0')) then
+-- Beyond this a double is not exact.
+local MOST = 9007199254740991
+if not (STATES[state] and MODES[mode] and generation and fence and tonumber(core[11] or '0'))
+  or math.abs(generation) > MOST or math.abs(fence) > MOST then
   return {'CORRUPT', NOW, STATE}
 end
 -- An override that has ended decides no more, although it still stands there.

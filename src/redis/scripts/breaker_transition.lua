@@ -36,13 +36,13 @@ if begins_epoch or newest and tonumber(string.match(newest[1], '^%d+')) >= next_
   -- What another breaker of this name, or another epoch, left behind.
   if redis.call('EXISTS', WINDOW, LEASES, LOG) > 0 then redis.call('UNLINK', WINDOW, LEASES, LOG) end
 end
-redis.call('XADD', LOG, 'MAXLEN', KEPT, next_generation .. '-0', 'from', ARGV[9], 'to', TO, 'mode', MODE,
+redis.call('XADD', LOG, 'MAXLEN', KEPT, decimal(next_generation) .. '-0', 'from', ARGV[9], 'to', TO, 'mode', MODE,
   'at', decimal(NOW), 'reason', REASON, 'outcome', ARGV[19], 'actor', ACTOR, 'detail', DETAIL, 'instance', ARGV[23],
   'openUntil', until_text)
 
 local fields = {
-  'state', TO, 'epoch', epoch, 'generation', next_generation, 'fence', BEGINS and next_generation or fence,
-  'fenceBefore', BEGINS and fence or core[5] or 0, 'mode', MODE, 'since', since, 'openUntil', until_text,
+  'state', TO, 'epoch', epoch, 'generation', decimal(next_generation), 'fence', decimal(BEGINS and next_generation or fence),
+  'fenceBefore', BEGINS and decimal(fence) or core[5] or 0, 'mode', MODE, 'since', since, 'openUntil', until_text,
   'attempts', ARGV[17], 'reason', REASON,
 }
 local function set(name, value)

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::{fleet, watchers};
 use crate::support::{
     breakers::{Breakers, assert_did, in_a_row},
-    deployment::{Deployment, run_cases},
+    deployment::{Deployment, Store, run_cases},
     raw::Raw,
     threads::millis,
-    watch::{Watcher, all, keys, resyncs_of},
+    watch::{Watcher, all, keys, resyncs_of, snapshots},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -47,6 +47,23 @@ async fn on_a_fleet_of_three_that_all_watch() {
             a_flush_is_noticed_though_it_rings_nothing
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_that_takes_no_change_over_hides_nothing() {
+    let on = Deployment::start(Store::Redis).await;
+    let (breakers, raw) = (on.breakers(), on.raw().await);
+    for key in ["a", "b"] {
+        breakers.trip(key, MINUTE).await;
+    }
+    raw.run(&["HSET", "circuit_breaker:a", "state", "CLOSED"]).await;
+    raw.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let watcher = Watcher::open(&breakers, all()).await;
+    watcher.synced().await;
+    let states: Vec<_> = snapshots(&watcher.told()).iter().map(|one| (one.generation, one.state())).collect();
+    assert_eq!(states, [(1, State::Closed), (1, State::Open)]);
+    raw.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(watcher.changes("a", 1).await[0].reason(), External);
 }
 
 impl Fleet {
