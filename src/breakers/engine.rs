@@ -137,11 +137,6 @@ impl<S: BreakerStore> Engine<S> {
         self.0.feed.clear();
     }
 
-    /// What is known of the breakers that are followed.
-    pub fn feed(&self) -> &Feed {
-        &self.0.feed
-    }
-
     /// Answers from the store.
     fn answer<T>(&self, value: T) -> Answer<T> {
         Answer { value, source: self.0.store.source() }

@@ -337,21 +337,12 @@ impl Feed {
         state.history = History::default();
     }
 
-    /// Watches that are open.
-    pub fn watchers(&self) -> usize {
-        self.lock().watchers().len()
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn watchers(&self) -> Vec<Arc<Watcher>> {
-        self.watchers.iter().filter_map(Weak::upgrade).collect()
-    }
-
     fn is_watched(&self, key: &ModelKey) -> bool {
         self.watched.includes(key)
     }

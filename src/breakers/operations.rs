@@ -25,7 +25,7 @@ pub const MAX_CHOICES: usize = 32;
 pub struct Breaker {
     /// What it guards.
     pub key: ModelKey,
-    /// Its state. OPEN stays OPEN after `open_until` until somebody acquires.
+    /// Its state. OPEN stays OPEN after `open_until` until somebody acquires, or `automatic_half_open`.
     pub state: State,
     /// Who decides; an override that has ended is AUTOMATIC.
     pub mode: Mode,
