@@ -93,6 +93,8 @@ async fn run_on_redis(
     let redis = Redis::new(&settings.redis, Arc::new(SystemClock))?;
     let greeting = greet(&settings, &redis).await?;
     let reachability = Arc::new(Reachability::new(&greeting, settings.redis.outage_after));
+    let begin = Serving { mode: mode_of(&reachability.watch().borrow()), since: SystemClock.now() };
+    let (mode, serving) = watch::channel(begin);
     // Copies expire by the clock that said when.
     let copies = MemoryCopies::new(
         redis.clock(),
@@ -136,7 +138,7 @@ async fn run_on_redis(
     };
     probe(redis, &reachability, on_change, &shutdown);
     listen(&settings, instance, &wakers, heard, &shutdown)?;
-    let serving = follow(&reachability, &shutdown);
+    follow(&reachability, mode, &shutdown);
     let backend = Backend { threads: Arc::new(store), wakers, breakers: Arc::new(breakers), diagnostics };
     serve(settings, backend, serving, shutdown).await
 }
@@ -250,15 +252,16 @@ fn tell_of(settings: &Settings, redis: Redis, reachability: Arc<Reachability>) -
     })
 }
 
-/// Tells how this process serves, as it follows from whether Redis can be used.
-fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<Serving> {
-    let mode_of = |state: &State| match state {
+fn mode_of(state: &State) -> ServingMode {
+    match state {
         State::Reachable => ServingMode::Shared,
         State::Unreachable(_) | State::Misconfigured(_) => ServingMode::Degraded,
-    };
+    }
+}
+
+/// Tells how this process serves, as it follows from whether Redis can be used.
+fn follow(reachability: &Reachability, serving: watch::Sender<Serving>, shutdown: &Shutdown) {
     let mut state = reachability.watch();
-    let begin = Serving { mode: mode_of(&state.borrow()), since: SystemClock.now() };
-    let (sender, receiver) = watch::channel(begin);
     let token = shutdown.token();
     shutdown.spawn("serving mode", async move {
         loop {
@@ -267,7 +270,7 @@ fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<S
                 changed = state.changed() => if changed.is_err() { return },
             }
             let mode = mode_of(&state.borrow_and_update());
-            sender.send_if_modified(|serving| {
+            serving.send_if_modified(|serving| {
                 let is_new = serving.mode != mode;
                 if is_new {
                     *serving = Serving { mode, since: SystemClock.now() };
@@ -276,7 +279,6 @@ fn follow(reachability: &Reachability, shutdown: &Shutdown) -> watch::Receiver<S
             });
         }
     });
-    receiver
 }
 
 async fn serve<S: ThreadStore, B: Breakers>(

@@ -44,6 +44,8 @@ pub struct Settings {
     pub breakers: BreakersSettings,
     /// What is kept in local memory.
     pub memory: MemorySettings,
+    /// What is accepted while Redis is unreachable.
+    pub fallback: FallbackSettings,
     /// The log.
     pub log: LogSettings,
 }
@@ -171,6 +173,34 @@ pub struct MemorySettings {
     /// Breakers kept, 100 to 10,000,000; least recently used ones that are CLOSED and without settings or override make
     /// room.
     pub max_breakers: u64,
+}
+
+/// Holds the bounds of what waits to be merged into Redis, and where else it is kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FallbackSettings {
+    /// Bytes of memory for writes that wait to be merged, 0 (none are accepted) to 1 TiB.
+    #[serde(deserialize_with = "limits::bytes")]
+    pub journal_bytes: u64,
+    /// Messages, creations and renewals that wait to be merged, 0 (none are accepted) to 100,000,000.
+    pub journal_entries: u64,
+    /// A file that these writes are also written to; none: they live as long as the process.
+    #[serde(deserialize_with = "limits::optional_path")]
+    pub journal_path: Option<PathBuf>,
+    /// When that file is forced to disk.
+    pub journal_fsync: Fsync,
+}
+
+/// Says when the journal file is forced to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Fsync {
+    /// Before each write is acknowledged.
+    Always,
+    /// Once a second.
+    EverySecond,
+    /// When the operating system sees fit.
+    Never,
 }
 
 /// Holds what is logged and how.
@@ -349,6 +379,19 @@ impl fmt::Display for Listen {
         match self {
             Self::Tcp(address) => f.write_str(address),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl TryFrom<String> for Fsync {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "always" => Ok(Self::Always),
+            "everysec" => Ok(Self::EverySecond),
+            "no" => Ok(Self::Never),
+            _ => Err(format!("must be always, everysec or no, found {text:?}")),
         }
     }
 }

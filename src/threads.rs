@@ -11,6 +11,7 @@ pub mod bells;
 pub mod context;
 pub mod copies;
 mod ids;
+pub mod journal;
 mod message;
 mod store;
 pub mod watch;

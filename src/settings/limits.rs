@@ -37,6 +37,8 @@ pub(super) const LIMITS: &[(&str, Limit)] = &[
     ("memory.copy_bytes", Limit::Size("0", "1TiB")),
     ("memory.copy_threads", Limit::Count(0, 10_000_000)),
     ("memory.max_breakers", Limit::Count(100, 10_000_000)),
+    ("fallback.journal_bytes", Limit::Size("0", "1TiB")),
+    ("fallback.journal_entries", Limit::Count(0, 100_000_000)),
 ];
 
 impl Limit {

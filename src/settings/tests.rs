@@ -73,7 +73,7 @@ impl Sources {
 
 #[test]
 fn embedded_defaults_load_and_validate() {
-    let Settings { server, redis, threads, breakers, memory, log } = sources().load();
+    let Settings { server, redis, threads, breakers, memory, fallback, log } = sources().load();
     assert_eq!(server.listen, [Listen::Tcp("127.0.0.1:50051".to_owned())]);
     assert_eq!(server.drain_deadline, Duration::from_secs(10));
     assert_eq!((server.max_request_bytes, server.max_response_bytes), (8 << 20, 64 << 20));
@@ -93,6 +93,8 @@ fn embedded_defaults_load_and_validate() {
     assert_eq!((threads.max_messages, threads.max_bytes), (100_000, 256 << 20));
     assert_eq!((memory.max_bytes, memory.copy_bytes, memory.copy_threads), (256 << 20, 64 << 20, 10_000));
     assert_eq!(memory.max_breakers, 10_000);
+    assert_eq!((fallback.journal_bytes, fallback.journal_entries), (64 << 20, 100_000));
+    assert_eq!((fallback.journal_path, fallback.journal_fsync), (None, Fsync::Always));
     assert_eq!(breakers.policies, Policies::default());
     assert_eq!((log.format, log.filter.as_str()), (LogFormat::Text, "info"));
 }
@@ -292,7 +294,7 @@ fn print_config_shows_every_setting_with_its_source() {
         .try_load()
         .unwrap();
     let lines: Vec<_> = printed.to_string().lines().map(str::to_owned).collect();
-    assert!(lines.is_sorted() && lines.len() == 37, "{printed}");
+    assert!(lines.is_sorted() && lines.len() == 41, "{printed}");
     for line in [
         "breakers.policies = []  # defaults",
         "log.filter = \"info\"  # defaults",

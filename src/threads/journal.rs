@@ -1,0 +1,174 @@
+//! Writes that only this process's memory has: what is kept of them until Redis has them too, and what their replay
+//! there comes to.
+
+use std::{fmt, sync::Arc};
+
+use tokio::sync::oneshot;
+
+use super::{Digest, Message, MessageId, Parent, Profile, RequestId, Thread, ThreadId, Ttl};
+use crate::{clock::Timestamp, error::Result};
+
+/// The most messages that are replayed in one step …
+pub const MAX_REPLAY: usize = 1000;
+/// … as long as they take at most so many bytes together; a single larger one goes alone.
+pub const MAX_REPLAY_BYTES: usize = 1 << 20;
+
+/// One accepted message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The message.
+    pub message: Arc<Message>,
+    /// What it is compared by when its id is used again.
+    pub digest: Digest,
+    /// When it was accepted; it keeps this as its commit time.
+    pub time: Timestamp,
+    /// Whether Redis had acknowledged it before and may have lost it.
+    pub is_repair: bool,
+}
+
+/// The thread that writes were accepted for, as it was known then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Its id.
+    pub id: ThreadId,
+    /// The incarnation; one of memory's own where memory created the thread.
+    pub epoch: String,
+    /// The last revision of that incarnation which Redis acknowledged; 0 where there is none.
+    pub revision: i64,
+    /// The last seq that Redis gave out in it, as far as is known.
+    pub last_seq: i64,
+    /// Whether the writes may go to a thread of any owner: appends that name none ask for none.
+    pub any_owner: bool,
+    /// What it is created with if there is none.
+    pub profile: Profile,
+    /// Where it was forked from.
+    pub parent: Option<Parent>,
+    /// When this incarnation began.
+    pub create_time: Timestamp,
+    /// When it expires if Redis is told nothing more; none when pinned.
+    pub expire_time: Option<Timestamp>,
+    /// The request that created it, if that came through this process.
+    pub created_by: Option<RequestId>,
+}
+
+/// Names the writes of one thread that wait together: a run. Grows with each run that begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub u64);
+
+/// One step of the replay of a run: all of it happens in Redis, or nothing.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    /// The thread.
+    pub origin: Arc<Origin>,
+    /// The next messages, in order; perhaps none.
+    pub entries: Vec<Entry>,
+    /// Whether to create the thread if it is not there.
+    pub creates: bool,
+    /// A new time to live.
+    pub ttl: Option<Ttl>,
+}
+
+/// What one step of a replay came to.
+#[derive(Debug, Clone)]
+pub enum Replayed {
+    /// The messages are there, the thread is renewed.
+    Done {
+        /// The thread afterwards.
+        thread: Thread,
+        /// Its last seq before.
+        previous_last_seq: i64,
+        /// The seq of each message, in order.
+        seqs: Vec<i64>,
+        /// Whether each was there before.
+        duplicates: Vec<bool>,
+    },
+    /// The thread is not there, and was not to be created. Nothing was written.
+    Absent,
+    /// Its revision is lower than the acknowledged one of the same epoch: a failover lost writes. Nothing was written.
+    Behind(Thread),
+    /// The incarnation was deleted. Nothing was written.
+    Deleted,
+    /// The thread belongs to another owner. Nothing was written.
+    OtherOwner,
+    /// This message id was used for other content. Nothing was written.
+    Reused(MessageId),
+}
+
+/// What waits to be merged.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JournalStatus {
+    /// Messages, creations and renewals that wait, those of parked runs included.
+    pub entries: u64,
+    /// The bytes of memory that they take.
+    pub bytes: u64,
+    /// When the oldest was accepted; none when nothing waits.
+    pub oldest: Option<Timestamp>,
+    /// Runs that could not be merged as they were: kept to be tried again, or what became of them instead.
+    pub parked: Vec<ParkedRun>,
+    /// Messages that were appended again after a failover had lost them, since start.
+    pub lost_writes_repaired: u64,
+}
+
+/// A run that could not be merged as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedRun {
+    /// The thread that it was accepted for.
+    pub thread: ThreadId,
+    /// Messages, creations and renewals in it.
+    pub entries: u64,
+    /// Why, for people; or what they became.
+    pub reason: String,
+}
+
+/// What a journal file says of runs, in the order in which it happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A run began: a write was accepted for this thread, which memory created if `creates`.
+    Began {
+        /// The run.
+        run: RunId,
+        /// The thread.
+        origin: Origin,
+        /// Whether memory created the thread.
+        creates: bool,
+    },
+    /// Messages were accepted.
+    Accepted {
+        /// The run.
+        run: RunId,
+        /// The messages.
+        entries: Vec<Entry>,
+    },
+    /// The thread was renewed, with a new time to live if one is given.
+    Touched {
+        /// The run.
+        run: RunId,
+        /// The new time to live.
+        ttl: Option<Ttl>,
+    },
+    /// Redis has all of the run, or nothing of it waits any more.
+    Settled {
+        /// The run.
+        run: RunId,
+    },
+}
+
+/// Answers once records are as safe as the journal file is configured to make them; an error says that they are not in
+/// the file.
+pub type Receipt = oneshot::Receiver<Result<()>>;
+
+/// A file that the journal is also written to, so that it outlives this process.
+pub trait JournalFile: fmt::Debug + Send + Sync + 'static {
+    /// Appends records behind those given before. Never blocks. After a failure every later append fails, too, until
+    /// [`JournalFile::replace`] succeeds: so the file never has a gap.
+    fn append(&self, records: Vec<Record>) -> Receipt;
+
+    /// Puts these records in the place of all that the file holds. Never blocks.
+    fn replace(&self, records: Vec<Record>) -> Receipt;
+
+    /// Whether the file holds less than was given to it.
+    fn has_failed(&self) -> bool;
+
+    /// The bytes of the file, those of appends under way included.
+    fn bytes(&self) -> u64;
+}
