@@ -1,5 +1,7 @@
 //! What travels with every request, and what every answer says about itself.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
@@ -13,6 +15,8 @@ pub struct Call {
     pub bound: Option<Instant>,
     /// Refuse rather than answer from memory in an outage.
     pub require_shared: bool,
+    /// For so long, a write of this call that was sent to Redis and given up may still happen there.
+    pub late: Duration,
 }
 
 impl Call {

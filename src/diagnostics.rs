@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{clock::Timestamp, doorbell::Doorbell};
+use crate::{clock::Timestamp, doorbell::Doorbell, threads::journal::JournalStatus};
 
 /// Tells something as it is at the moment. Quick, and never blocks for long.
 pub type Tells<T> = Box<dyn Fn() -> T + Send + Sync>;
@@ -15,6 +15,8 @@ pub struct Diagnostics {
     pub started: Timestamp,
     /// Redis as this process sees it; none where it is switched off.
     pub redis: Option<Tells<RedisStatus>>,
+    /// What waits to be merged into Redis; none where it is switched off.
+    pub journal: Option<Tells<JournalStatus>>,
     /// How changes in Redis are noticed; none where it is switched off.
     pub doorbell: Option<Arc<Doorbell>>,
     /// How many threads are in memory.

@@ -125,10 +125,12 @@ pub enum Error {
         limit: u64,
     },
     /// Memory cannot take more writes until Redis is back; it never drops what it acknowledged to make room.
-    #[error("memory holds {limit} bytes of writes that wait for redis and takes no more")]
+    #[error("memory holds {limit} {what} of writes that wait for redis and takes no more")]
     JournalFull {
-        /// Bytes.
+        /// How much.
         limit: u64,
+        /// Of what.
+        what: &'static str,
     },
     /// Redis refuses to grow.
     #[error("redis is at its maxmemory")]

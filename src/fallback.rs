@@ -1,15 +1,17 @@
 //! The one place that chooses who answers: Redis while it is reachable, else this process's memory, which says so.
 //!
 //! While Redis answers, memory learns along. In an outage it answers what it honestly can and accepts creations and
-//! plain appends as provisional. What it accepted is given up when Redis returns; merging it belongs where
-//! [`ThreadCopies::release`] is called.
+//! plain appends as provisional. What it accepted is merged when Redis returns (`reconcile`), and until then memory goes
+//! on to answer for these threads.
 
 use std::{
     future::Future,
     pin::{Pin, pin},
     sync::Arc,
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
@@ -19,18 +21,23 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Ttl, UpdatedMessage,
-        copies::{Observed, TellsOfThread, ThreadCopies},
+        copies::{Known, Observed, TellsOfThread, ThreadCopies},
+        journal::{Replay, Replayed},
         watch::{Followed, Found, MAX_FOLLOWED, Place, Since},
     },
 };
 
 mod breakers;
 mod reachability;
+mod reconcile;
 mod watch;
 
 pub use breakers::FallbackBreakers;
 pub use reachability::{Guarded, Reachability, State};
 pub use watch::FallbackWatch;
+
+/// A write is refused by Redis so long after its call's deadline, at the latest.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Threads on a shared store, with copies in memory for its outages.
 #[derive(Debug)]
@@ -38,6 +45,8 @@ pub struct Fallback<S, C> {
     shared: Arc<S>,
     copies: Arc<C>,
     reachability: Arc<Reachability>,
+    /// For so long a write that was given up may still happen in the shared store.
+    late: Duration,
 }
 
 impl<S, C> Clone for Fallback<S, C> {
@@ -46,14 +55,15 @@ impl<S, C> Clone for Fallback<S, C> {
             shared: Arc::clone(&self.shared),
             copies: Arc::clone(&self.copies),
             reachability: Arc::clone(&self.reachability),
+            late: self.late,
         }
     }
 }
 
 impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
-    /// Puts copies behind a shared store.
-    pub fn new(shared: S, copies: C, reachability: Arc<Reachability>) -> Self {
-        Self { shared: Arc::new(shared), copies: Arc::new(copies), reachability }
+    /// Puts copies behind a shared store, where a write without deadline that was given up may still happen for `late`.
+    pub fn new(shared: S, copies: C, reachability: Arc<Reachability>, late: Duration) -> Self {
+        Self { shared: Arc::new(shared), copies: Arc::new(copies), reachability, late }
     }
 
     /// The copies in memory.
@@ -61,16 +71,13 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         &self.copies
     }
 
-    /// Gives up what only memory has accepted, since the shared store serves again, and says how much that was.
-    pub fn give_up_unmerged(&self) {
-        let lost = self.copies.release();
-        if lost.messages > 0 || lost.threads > 0 {
-            warn!(
-                threads = lost.threads,
-                messages = lost.messages,
-                "writes accepted by local memory in the outage are not merged and are given up"
-            );
+    /// A call as memory gets it: with how long its first attempt may still happen, if there is one.
+    fn locally(&self, call: &Call) -> Call {
+        if !self.reachability.is_reachable() {
+            return *call;
         }
+        let left = call.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) + GRACE);
+        Call { late: left.map_or(self.late, |left| left.min(self.late)), ..*call }
     }
 
     /// Asks the shared store, or memory if that is unreachable; memory learns from what the shared store says, also
@@ -89,21 +96,24 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
     where
         F: Future<Output = Result<Answer<T>>>,
     {
-        let acknowledged = id.and_then(|id| self.copies.acknowledged(id));
+        let known = id.map_or(Known::Nothing, |id| self.copies.known(id));
+        if known == Known::Waiting {
+            // What the shared store would say of this thread leaves out what was acknowledged.
+            return match self.reachability.misconfiguration() {
+                Some(error) => Err(error),
+                None => Box::pin(local()).await,
+            };
+        }
         match self.reachability.guard(shared).await {
-            Guarded::Lost => {
-                let answer = Box::pin(local()).await;
-                // The shared store may have come back while memory accepted this.
-                if self.reachability.is_reachable() {
-                    self.give_up_unmerged();
-                }
-                answer
-            }
+            Guarded::Lost => Box::pin(local()).await,
             Guarded::Answered(Ok(mut answer)) => {
-                if let (Some(thread), Some(seen)) = (answer.value.thread_mut(), acknowledged)
+                if let (Some(thread), Known::Acknowledged(epoch, revision)) =
+                    (answer.value.thread_mut(), known)
                     && id == Some(&thread.id)
+                    && thread.epoch == epoch
+                    && thread.revision < revision
                 {
-                    self.mark_loss(call, thread, &seen).await?;
+                    self.mark_loss(call, thread, revision).await?;
                 }
                 learn(&self.copies, &answer.value);
                 Ok(answer)
@@ -119,15 +129,13 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
 }
 
 impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
-    /// Gives a thread another epoch when its revision is lower than one that was acknowledged before the call: a
-    /// failover lost writes, and what is written next must not be taken for them.
-    async fn mark_loss(&self, call: &Call, thread: &mut Thread, seen: &(String, i64)) -> Result<()> {
-        let (epoch, revision) = seen;
-        if thread.epoch == *epoch && thread.revision < *revision {
-            let lost = revision - thread.revision;
-            warn!(thread = %thread.id, lost, "redis lost acknowledged writes: the thread gets a new epoch");
-            *thread = self.shared.reincarnate(call, thread).await?.value;
-        }
+    /// Gives a thread another epoch whose revision is lower than one that was acknowledged before the call: a failover lost
+    /// writes, and what is written next must not be taken for them. What is known of them is put on the journal first.
+    async fn mark_loss(&self, call: &Call, thread: &mut Thread, acknowledged: i64) -> Result<()> {
+        let lost = acknowledged - thread.revision;
+        warn!(thread = %thread.id, lost, "redis lost acknowledged writes: the thread gets a new epoch");
+        self.copies.repair(thread);
+        *thread = self.shared.reincarnate(call, thread).await?.value;
         Ok(())
     }
 }
@@ -135,9 +143,12 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
 impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn create(&self, call: &Call, thread: &NewThread) -> Result<Answer<Appended>> {
         let shared = pin!(self.shared.create(call, thread));
-        let local = || self.copies.create(call, thread);
-        self.choose(call, None, shared, local, |copies, made| copies.observe(Observed::Created(thread, made)))
-            .await
+        let late = &self.locally(call);
+        let local = || self.copies.create(late, thread);
+        self.choose(call, Some(&thread.id), shared, local, |copies, made| {
+            copies.observe(Observed::Created(thread, made));
+        })
+        .await
     }
 
     async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
@@ -173,14 +184,16 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
         let shared = pin!(self.shared.touch(call, id, ttl));
-        let local = || self.copies.touch(call, id, ttl);
+        let late = &self.locally(call);
+        let local = || self.copies.touch(late, id, ttl);
         self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread)))
             .await
     }
 
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
         let shared = pin!(self.shared.append(call, append));
-        let local = || self.copies.append(call, append);
+        let late = &self.locally(call);
+        let local = || self.copies.append(late, append);
         self.choose(call, Some(&append.id), shared, local, |copies, made| {
             copies.observe(Observed::Appended(append, made));
         })
@@ -234,6 +247,10 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
         self.shared.reincarnate(call, thread).await
+    }
+
+    async fn replay(&self, call: &Call, replay: &Replay) -> Result<Replayed> {
+        self.shared.replay(call, replay).await
     }
 
     async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {

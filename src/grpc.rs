@@ -49,6 +49,7 @@ mod threads;
 mod tokens;
 
 pub use listener::{Listen, Listener};
+pub use messages::digest_of;
 
 /// The generated contract.
 pub mod proto {

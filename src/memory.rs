@@ -16,6 +16,7 @@ mod copies;
 mod footprint;
 mod history;
 mod ids;
+mod journal;
 mod log;
 mod page;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod threads;
 
 pub use breakers::MemoryBreakers;
 pub use copies::MemoryCopies;
+pub use journal::JournalBounds;
 pub use threads::MemoryThreads;
 
 /// Locks for one short step. A panic elsewhere must not take the whole store down with it.

@@ -30,6 +30,7 @@ mod list;
 mod notifications;
 mod pool;
 mod read;
+mod replay;
 mod reply;
 mod run;
 mod scripts;
@@ -85,6 +86,11 @@ impl Redis {
     /// What is known of the server.
     pub fn known(&self) -> Known {
         self.lock().clone()
+    }
+
+    /// How long after it was sent a write without deadline may still happen, at most: scripts refuse later ones.
+    pub fn latest_write(&self) -> Duration {
+        self.pool.latest_write()
     }
 
     /// Pings, and asks for version and time; gives up after `limit`.

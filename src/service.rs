@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     fallback::{Fallback, FallbackBreakers, Reachability, State},
     grpc::{self, Backend, Listen, Listener, Options},
-    memory::{MemoryBreakers, MemoryCopies, MemoryThreads},
+    memory::{JournalBounds, MemoryBreakers, MemoryCopies, MemoryThreads},
     redis::{Known, Notifications, Redis, RedisBreakers, RedisThreads, Ring},
     settings::{self, Settings},
     shutdown::Shutdown,
@@ -64,7 +64,8 @@ async fn run_in_memory(
     shutdown: Shutdown,
 ) -> Result<(), Fault> {
     let store = Arc::new(MemoryThreads::new(SystemClock, limits(&settings), settings.memory.max_bytes));
-    let breakers = MemoryBreakers::new(SystemClock, max_breakers(&settings)).of_instance(instance.into());
+    let breakers =
+        MemoryBreakers::new(SystemClock, count(settings.memory.max_breakers)).of_instance(instance.into());
     let policies = settings.breakers.policies.clone();
     let breakers = Engine::new(breakers, policies, instance, None, shutdown.clone());
     start(&breakers, &shutdown);
@@ -73,6 +74,7 @@ async fn run_in_memory(
         instance: instance.into(),
         started,
         redis: None,
+        journal: None,
         doorbell: None,
         local_threads: Box::new(move || threads.len()),
         local_breakers: Box::new(move || local.store().len()),
@@ -99,37 +101,41 @@ async fn run_on_redis(
     let copies = MemoryCopies::new(
         redis.clock(),
         limits,
-        settings.memory.copy_bytes,
-        usize::try_from(settings.memory.copy_threads).unwrap_or(usize::MAX),
+        (settings.memory.copy_bytes, count(settings.memory.copy_threads)),
+        JournalBounds {
+            max_bytes: settings.fallback.journal_bytes,
+            max_entries: settings.fallback.journal_entries,
+        },
+        grpc::digest_of,
     );
-    let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
+    let (late, clock) = (redis.latest_write(), redis.clock());
+    let store = RedisThreads::new(redis.clone(), limits);
+    let store = Fallback::new(store, copies, Arc::clone(&reachability), late);
     let shared = RedisBreakers::new(redis.clone(), instance);
     let wakers = Wakers::default();
     let doorbell = Arc::clone(&wakers.doorbell);
     let policies = settings.breakers.policies.clone();
     let shared = Engine::new(shared, policies, instance, Some(Arc::clone(&doorbell)), shutdown.clone());
     start(&shared, &shutdown);
-    let local = MemoryBreakers::new(redis.clock(), max_breakers(&settings)).of_instance(instance.into());
+    let local =
+        MemoryBreakers::new(redis.clock(), count(settings.memory.max_breakers)).of_instance(instance.into());
     let local = Engine::in_place_of(&shared, local);
     start(&local, &shutdown);
-    let clock = Arc::new(redis.clock());
     let heard = shared.clone();
-    let breakers = FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), clock);
-    let (threads, counted) = (store.clone(), local.clone());
+    let breakers =
+        FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), Arc::new(clock.clone()));
+    let (threads, counted, merging) = (store.clone(), local.clone(), store.clone());
     let diagnostics = Diagnostics {
         instance: instance.into(),
         started,
         redis: Some(tell_of(&settings, redis.clone(), Arc::clone(&reachability))),
+        journal: Some(Box::new(move || merging.journal())),
         doorbell: Some(Arc::clone(&doorbell)),
         local_threads: Box::new(move || threads.copies().len()),
         local_breakers: Box::new(move || counted.store().len()),
     };
-    let threads = store.clone();
     let bells = Arc::clone(&wakers.bells);
-    let on_change = move |is_reachable| {
-        if is_reachable {
-            threads.give_up_unmerged();
-        }
+    let on_change = move |_| {
         // What memory decides holds for one outage: a call that was late for the last may have left something.
         local.store().clear();
         local.forget();
@@ -138,7 +144,8 @@ async fn run_on_redis(
     };
     probe(redis, &reachability, on_change, &shutdown);
     listen(&settings, instance, &wakers, heard, &shutdown)?;
-    follow(&reachability, mode, &shutdown);
+    let (threads, token) = (store.clone(), shutdown.token());
+    shutdown.spawn("reconcile", async move { threads.reconcile(mode, Arc::new(clock), token).await });
     let backend = Backend { threads: Arc::new(store), wakers, breakers: Arc::new(breakers), diagnostics };
     serve(settings, backend, serving, shutdown).await
 }
@@ -150,8 +157,8 @@ fn limits(settings: &Settings) -> Limits {
     }
 }
 
-fn max_breakers(settings: &Settings) -> usize {
-    usize::try_from(settings.memory.max_breakers).unwrap_or(usize::MAX)
+fn count(setting: u64) -> usize {
+    usize::try_from(setting).unwrap_or(usize::MAX)
 }
 
 /// Has an engine do what it does by itself.
@@ -257,28 +264,6 @@ fn mode_of(state: &State) -> ServingMode {
         State::Reachable => ServingMode::Shared,
         State::Unreachable(_) | State::Misconfigured(_) => ServingMode::Degraded,
     }
-}
-
-/// Tells how this process serves, as it follows from whether Redis can be used.
-fn follow(reachability: &Reachability, serving: watch::Sender<Serving>, shutdown: &Shutdown) {
-    let mut state = reachability.watch();
-    let token = shutdown.token();
-    shutdown.spawn("serving mode", async move {
-        loop {
-            tokio::select! {
-                () = token.cancelled() => return,
-                changed = state.changed() => if changed.is_err() { return },
-            }
-            let mode = mode_of(&state.borrow_and_update());
-            serving.send_if_modified(|serving| {
-                let is_new = serving.mode != mode;
-                if is_new {
-                    *serving = Serving { mode, since: SystemClock.now() };
-                }
-                is_new
-            });
-        }
-    });
 }
 
 async fn serve<S: ThreadStore, B: Breakers>(

@@ -68,6 +68,14 @@ impl Reachability {
         }
     }
 
+    /// Why no call can be served before an operator has corrected the configuration, if that is so.
+    pub fn misconfiguration(&self) -> Option<Error> {
+        match &*self.state.borrow() {
+            State::Misconfigured(reason) => Some(misconfigured(reason)),
+            State::Reachable | State::Unreachable(_) => None,
+        }
+    }
+
     /// Watches the state.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()

@@ -8,6 +8,7 @@ use crate::{
     call::{Serving, ServingMode},
     diagnostics::{Diagnostics, RedisKind, RedisStatus},
     doorbell::Notices,
+    threads::journal::JournalStatus,
 };
 
 /// The service.
@@ -44,7 +45,7 @@ impl proto::diagnostics_server::Diagnostics for DiagnosticsService {
             redis: known.redis.as_ref().map(|redis| redis_status(redis())),
             notifications: notifications.into(),
             notifications_detail,
-            journal: None,
+            journal: known.journal.as_ref().map(|journal| journal_status(journal())),
             local_threads: count((known.local_threads)()),
             local_breakers: count((known.local_breakers)()),
             open_streams: count(self.streams.open_now()),
@@ -73,6 +74,22 @@ fn redis_status(status: RedisStatus) -> proto::RedisStatus {
         server_version: status.server_version,
         round_trip: status.round_trip.map(convert::duration),
         last_error: status.last_error.to_string(),
+    }
+}
+
+fn journal_status(status: JournalStatus) -> proto::JournalStatus {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let parked = status.parked.into_iter().map(|run| proto::ParkedRun {
+        thread_id: run.thread.to_string(),
+        entries: number(run.entries),
+        reason: run.reason,
+    });
+    proto::JournalStatus {
+        entries: number(status.entries),
+        bytes: number(status.bytes),
+        oldest_time: status.oldest.map(convert::timestamp),
+        parked: parked.collect(),
+        lost_writes_repaired: number(status.lost_writes_repaired),
     }
 }
 

@@ -105,6 +105,12 @@ fn role(check: &mut Check, path: Path<'_>, role: i32) -> Option<Role> {
     parsed.map_err(|reason| check.refuse(path, reason)).ok()
 }
 
+/// The digest that a stored message had if it was stored as it was sent.
+pub fn digest_of(message: &Message) -> Digest {
+    // What was stored was encoded here; what cannot be decoded equals nothing.
+    digest(&mut proto::Message::decode(message.payload.clone()).unwrap_or_default())
+}
+
 /// Digests role, name, parts and extra as they were sent. Maps are ordered, so equal messages have equal bytes.
 fn digest(message: &mut proto::Message) -> Digest {
     let subject = proto::Message {

@@ -267,7 +267,7 @@ mod tests {
                 "THREAD_LIMIT",
             ),
             (Error::StoreFull { what: "bytes", limit: 1 }, Code::ResourceExhausted, "STORE_FULL"),
-            (Error::JournalFull { limit: 1 }, Code::ResourceExhausted, "JOURNAL_FULL"),
+            (Error::JournalFull { limit: 1, what: "bytes" }, Code::ResourceExhausted, "JOURNAL_FULL"),
             (Error::RedisOutOfMemory, Code::ResourceExhausted, "REDIS_OUT_OF_MEMORY"),
             (Error::Unreachable(io()), Code::Unavailable, "REDIS_UNREACHABLE"),
             (Error::TimedOut(Duration::from_millis(200)), Code::Unavailable, "REDIS_UNREACHABLE"),

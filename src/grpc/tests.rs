@@ -39,6 +39,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery,
         UpdatedMessage,
+        journal::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };
@@ -132,6 +133,10 @@ impl ThreadStore for Waiting {
         refused()
     }
 
+    fn replay(&self, _: &Call, _: &Replay) -> impl Future<Output = Result<Replayed>> + Send {
+        refused()
+    }
+
     fn follow(&self, _: &Call, _: &ThreadId, _: &Since) -> impl Future<Output = Ended<Followed>> + Send {
         refused()
     }
@@ -159,6 +164,7 @@ fn diagnostics() -> Diagnostics {
         instance: "me".into(),
         started: Timestamp::default(),
         redis: None,
+        journal: None,
         doorbell: None,
         local_threads: Box::new(|| 0),
         local_breakers: Box::new(|| 0),

@@ -1,18 +1,29 @@
 //! Copies of shared threads, to answer from while Redis is unreachable. `learning` tells what an answer of Redis
 //! teaches, `held` what one copy can answer and accept, `stock` which copies stay.
 
-use std::{fmt, sync::Mutex};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use super::{lock, threads::thread_for};
+use tokio::sync::Notify;
+
+use super::{
+    journal::{Accepted, Base, Journal, JournalBounds, Settled, Touch},
+    lock,
+    threads::thread_for,
+};
 use crate::{
     call::{Answer, Call},
     clock::{Clock, Timestamp, fresh_id},
     error::{Error, Result},
     threads::{
-        Append, Appended, Context, ContextQuery, Cut, Fork, Guard, Limits, MessageUpdate, MessagesPage,
-        MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
-        ThreadsQuery, Ttl, UpdatedMessage,
-        copies::{Observed, ThreadCopies, Unmerged},
+        Append, Appended, Context, ContextQuery, Cut, Digest, Fork, Guard, Limits, Message, MessageUpdate,
+        MessagesPage, MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore,
+        ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+        copies::{Known, Observed, Progress, ThreadCopies},
+        journal::{JournalFile, JournalStatus, Origin, Receipt, Record, Replay, Replayed, RunId},
         watch::{Followed, Since},
     },
 };
@@ -26,17 +37,36 @@ mod tests;
 use held::HeldThread;
 use stock::Stock;
 
-/// Keeps copies of at most `max_threads` threads and `max_bytes` of memory; the one used longest ago goes first,
-/// never one with writes that only memory has. Those are bounded by `max_bytes` alone: what would exceed it is
+/// Keeps copies of at most `max_threads` threads and `max_bytes` of memory; the one used longest ago goes first, never one
+/// with writes that only memory has. Those are on the journal, which has bounds of its own: what would exceed them is
 /// [`Error::JournalFull`].
 ///
-/// A copy with such writes learns nothing more from the shared store until [`ThreadCopies::release`] forgets it, and
-/// outlives its expiry till then, though nothing is served from it.
+/// A copy with such writes learns nothing more from the shared store until they are merged, and outlives its expiry till
+/// then, though nothing is served from it.
 pub struct MemoryCopies<C> {
     clock: C,
     limits: Limits,
-    stock: Mutex<Stock>,
+    digest_of: fn(&Message) -> Digest,
+    held: Mutex<Held>,
+    stirred: Notify,
 }
+
+/// The copies, and what waits in them.
+#[derive(Debug)]
+struct Held {
+    stock: Stock,
+    journal: Journal,
+}
+
+/// When a write is accepted, and until when a first attempt of it may still happen in Redis.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    now: Timestamp,
+    held_until: Timestamp,
+}
+
+/// An answer of memory, and when what it accepted is in the journal file.
+type Accepting<T> = (Answer<T>, Option<Receipt>);
 
 impl<C> fmt::Debug for MemoryCopies<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,14 +76,36 @@ impl<C> fmt::Debug for MemoryCopies<C> {
 
 impl<C: Clock> MemoryCopies<C> {
     /// No copies yet. `limits` hold for each thread; a single copy takes at most a quarter of `max_bytes`, beyond
-    /// which its oldest messages are given up.
-    pub fn new(clock: C, limits: Limits, max_bytes: u64, max_threads: usize) -> Self {
-        Self { clock, limits, stock: Mutex::new(Stock::new(max_bytes, max_threads)) }
+    /// which its oldest messages are given up. `digest_of` makes the digest of a message that was read.
+    pub fn new(
+        clock: C,
+        limits: Limits,
+        (max_bytes, max_threads): (u64, usize),
+        bounds: JournalBounds,
+        digest_of: fn(&Message) -> Digest,
+    ) -> Self {
+        let held = Held { stock: Stock::new(max_bytes, max_threads), journal: Journal::new(bounds) };
+        Self { clock, limits, digest_of, held: Mutex::new(held), stirred: Notify::new() }
+    }
+
+    /// The same, with a file that the journal is also written to, and what that said at the start. What may still happen of
+    /// an earlier process's abandoned writes has happened after `hold`.
+    #[must_use]
+    pub fn with_file(self, file: Arc<dyn JournalFile>, records: Vec<Record>, hold: Duration) -> Self {
+        let now = self.clock.now();
+        {
+            let Held { stock, journal } = &mut *lock(&self.held);
+            for (origin, entries) in journal.restore(records, now.plus(hold)) {
+                stock.put(HeldThread::restored(&origin, &entries, now));
+            }
+            journal.write_to(file);
+        }
+        self
     }
 
     /// How many threads are held, expired ones that were not swept yet included.
     pub fn len(&self) -> usize {
-        lock(&self.stock).len()
+        lock(&self.held).stock.len()
     }
 
     /// Whether no thread is held.
@@ -61,17 +113,13 @@ impl<C: Clock> MemoryCopies<C> {
         self.len() == 0
     }
 
-    /// Carries out one short step.
-    fn step<T>(
-        &self,
-        call: &Call,
-        step: impl FnOnce(&mut Stock, Timestamp) -> Result<Answer<T>>,
-    ) -> Result<Answer<T>> {
+    /// Carries out one short step on the copies and what waits.
+    fn act<T>(&self, call: &Call, act: impl FnOnce(&mut Held, Timestamp) -> Result<T>) -> Result<T> {
         if call.require_shared {
             return Err(Error::NeedsShared("this call"));
         }
         let now = self.clock.now();
-        step(&mut lock(&self.stock), now)
+        act(&mut lock(&self.held), now)
     }
 
     /// Asks one copy.
@@ -81,43 +129,218 @@ impl<C: Clock> MemoryCopies<C> {
         id: &ThreadId,
         ask: impl FnOnce(&mut HeldThread, Timestamp) -> Result<T>,
     ) -> Result<Answer<T>> {
-        self.step(call, |stock, now| stock.ask(id, now, |held, _| ask(held, now)))
+        self.act(call, |held, now| held.stock.ask(id, now, |held| ask(held, now)))
     }
 
+    /// Accepts a write; answers once that is in the journal file, too.
+    async fn accept<T>(
+        &self,
+        call: &Call,
+        accept: impl FnOnce(&mut Held, Moment) -> Result<Accepting<T>>,
+    ) -> Result<Answer<T>> {
+        let act = |held: &mut Held, now: Timestamp| {
+            let held_until = if call.late.is_zero() { Timestamp::default() } else { now.plus(call.late) };
+            accept(held, Moment { now, held_until })
+        };
+        let (answer, receipt) = self.act(call, act)?;
+        self.stirred.notify_one();
+        if let Some(receipt) = receipt
+            && !matches!(receipt.await, Ok(Ok(())))
+        {
+            // Memory has it, and a repeat may find it; but it is not as safe as whoever configured the file expects.
+            return Err(Error::NeedsShared("a write that the journal file cannot take"));
+        }
+        Ok(answer)
+    }
+}
+
+impl Held {
     /// Accepts a thread that is not held.
-    fn accept(&self, stock: &mut Stock, new: &NewThread, now: Timestamp) -> Result<Answer<Appended>> {
-        let held = HeldThread::accept(new, fresh_id(&self.clock), now);
-        stock.accept(held, |held, room| held.add(&new.messages, self.limits, room, now))
+    fn create(
+        &mut self,
+        new: &NewThread,
+        (epoch, any_owner): (String, bool),
+        limits: Limits,
+        Moment { now, held_until }: Moment,
+    ) -> Result<Accepting<Appended>> {
+        let Self { stock, journal } = self;
+        let held = HeldThread::accept(new, epoch, now);
+        let origin = Origin { any_owner, ..held.origin() };
+        let Answer { value: (appended, entries), source } =
+            stock.accept(held, |held| held.add(&new.messages, limits, journal, now))?;
+        let receipt =
+            journal.accept(Accepted { origin, creates: true, entries, touch: None, held_until }, now);
+        Ok((Answer { value: appended, source }, receipt))
+    }
+
+    fn append(
+        &mut self,
+        append: &Append,
+        limits: Limits,
+        Moment { now, held_until }: Moment,
+    ) -> Result<Accepting<Appended>> {
+        let Self { stock, journal } = self;
+        let Answer { value: (appended, entries, origin), source } = stock.ask(&append.id, now, |held| {
+            let origin = held.origin();
+            let (appended, entries) = held.append(append, limits, journal, now)?;
+            Ok((appended, entries, origin))
+        })?;
+        let receipt = if entries.is_empty() {
+            journal.receipt()
+        } else {
+            journal.accept(Accepted { origin, creates: false, entries, touch: None, held_until }, now)
+        };
+        Ok((Answer { value: appended, source }, receipt))
+    }
+
+    fn touch(
+        &mut self,
+        id: &ThreadId,
+        ttl: Option<Ttl>,
+        Moment { now, held_until }: Moment,
+    ) -> Result<Accepting<Thread>> {
+        let Self { stock, journal } = self;
+        let Answer { value: (thread, origin), source } = stock.ask(id, now, |held| {
+            journal.admit(u64::from(!held.is_waiting()), 0)?;
+            let origin = held.origin();
+            held.touch(ttl, now);
+            Ok((held.thread().clone(), origin))
+        })?;
+        let touch =
+            Accepted { origin, creates: false, entries: Vec::new(), touch: Some(Touch(ttl)), held_until };
+        let receipt = journal.accept(touch, now);
+        Ok((Answer { value: thread, source }, receipt))
+    }
+
+    /// Brings the copy of a thread up to what a step of the replay came to.
+    fn settle(&mut self, id: &ThreadId, settled: Settled, now: Timestamp) -> Progress {
+        let Self { stock, .. } = self;
+        match settled {
+            Settled::GoesOn => Progress::Step,
+            Settled::Lost(thread) => Progress::Reincarnate(Box::new(thread)),
+            Settled::Moved => {
+                stock.take(id);
+                Progress::Step
+            }
+            Settled::Dropped => {
+                stock.take(id);
+                Progress::Over
+            }
+            Settled::Merged { thread, is_clean } => {
+                if let Some(held) = stock.take(id) {
+                    stock.put(held.merge(&thread, is_clean, now));
+                }
+                Progress::Over
+            }
+            Settled::Over => Progress::Over,
+        }
     }
 }
 
 impl<C: Clock> ThreadCopies for MemoryCopies<C> {
     fn observe(&self, observed: Observed<'_>) {
         let now = self.clock.now();
-        let mut stock = lock(&self.stock);
+        let stock = &mut lock(&self.held).stock;
         let held = stock.take(learning::subject(&observed));
         if let Some(held) = learning::learn(held, &observed, now) {
             stock.put(held);
         }
     }
 
-    fn acknowledged(&self, id: &ThreadId) -> Option<(String, i64)> {
-        let stock = lock(&self.stock);
-        let held = stock.peek(id).filter(|held| !held.is_waiting())?;
-        Some((held.thread.epoch.clone(), held.thread.revision))
+    fn known(&self, id: &ThreadId) -> Known {
+        let Held { stock, journal } = &*lock(&self.held);
+        if journal.is_waiting(id) {
+            return Known::Waiting;
+        }
+        stock.peek(id).map_or(Known::Nothing, |held| {
+            Known::Acknowledged(held.thread.epoch.clone(), held.thread.revision)
+        })
     }
 
-    fn release(&self) -> Unmerged {
-        lock(&self.stock).release()
+    async fn stirred(&self) {
+        self.stirred.notified().await;
+    }
+
+    fn due(&self, all: bool) -> Vec<Vec<RunId>> {
+        let now = self.clock.now();
+        lock(&self.held).journal.due(now, all)
+    }
+
+    fn next_due(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        lock(&self.held).journal.next_due(now)
+    }
+
+    fn is_pending(&self) -> bool {
+        lock(&self.held).journal.is_pending()
+    }
+
+    fn step(&self, run: RunId) -> Option<Replay> {
+        lock(&self.held).journal.step(run)
+    }
+
+    fn settle(&self, run: RunId, step: &Replay, replayed: Replayed) -> Progress {
+        let now = self.clock.now();
+        let held = &mut *lock(&self.held);
+        let id = &step.origin.thread.id;
+        let Held { stock, journal } = held;
+        let base = |base| stock.peek(id).map_or_else(Vec::new, |copy| copy.base(base, self.digest_of));
+        let settled = journal.settle(run, step, replayed, base, now);
+        held.settle(id, settled, now)
+    }
+
+    fn rebase(&self, run: RunId, thread: &Thread) {
+        lock(&self.held).journal.rebase(run, &thread.epoch, thread.revision);
+    }
+
+    fn park(&self, run: RunId, reason: &str) {
+        let now = self.clock.now();
+        let Held { stock, journal } = &mut *lock(&self.held);
+        if let Some(thread) = journal.park(run, reason, now) {
+            stock.take(&thread);
+        }
+    }
+
+    fn repair(&self, thread: &Thread) {
+        let now = self.clock.now();
+        let Held { stock, journal } = &mut *lock(&self.held);
+        if let Some(held) = stock.peek(&thread.id) {
+            let missing = held.base(Base::Acknowledged, self.digest_of);
+            journal.repair(Origin { thread: thread.clone(), ..held.origin() }, missing, now);
+        }
+        self.stirred.notify_one();
+    }
+
+    fn written_within(&self, how_long: Duration) -> Vec<ThreadId> {
+        let now = self.clock.now();
+        let held = lock(&self.held);
+        let is_young = |held: &&HeldThread| {
+            !held.is_waiting() && held.wrote_at.is_some_and(|at| now.since(at) <= how_long)
+        };
+        held.stock.iter().filter(is_young).map(|held| held.thread().id.clone()).collect()
+    }
+
+    fn renewed(&self) -> Vec<ThreadId> {
+        let held = lock(&self.held);
+        let is_renewed = |held: &&HeldThread| !held.is_waiting() && held.is_renewed();
+        held.stock.iter().filter(is_renewed).map(|held| held.thread().id.clone()).collect()
+    }
+
+    fn journal(&self) -> JournalStatus {
+        lock(&self.held).journal.status()
     }
 }
 
 impl<C: Clock> ThreadStore for MemoryCopies<C> {
     async fn create(&self, call: &Call, thread: &NewThread) -> Result<Answer<Appended>> {
-        self.step(call, |stock, now| {
-            let answer = stock.ask(&thread.id, now, |held, _| held.repeat_creation(thread));
-            if stock.holds(&thread.id) { answer } else { self.accept(stock, thread, now) }
+        self.accept(call, |held, at| {
+            let answer = held.stock.ask(&thread.id, at.now, |held| held.repeat_creation(thread));
+            if held.stock.holds(&thread.id) {
+                return answer.map(|answer| (answer, held.journal.receipt()));
+            }
+            held.create(thread, (fresh_id(&self.clock), false), self.limits, at)
         })
+        .await
     }
 
     async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
@@ -142,26 +365,24 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
     }
 
     async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
-        self.ask(call, id, |held, now| {
-            held.renew(ttl, now);
-            Ok(held.thread().clone())
-        })
+        self.accept(call, |held, at| held.touch(id, ttl, at)).await
     }
 
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
         if append.etag.is_some() {
             return Err(Error::NeedsShared("an append with an etag"));
         }
-        self.step(call, |stock, now| {
-            let answer = stock.ask(&append.id, now, |held, room| held.append(append, self.limits, room, now));
-            if stock.holds(&append.id) {
-                return answer;
-            }
-            match thread_for(append) {
-                Some(new) => self.accept(stock, &new, now),
-                None => answer,
+        self.accept(call, |held, at| {
+            let accepted = held.append(append, self.limits, at);
+            match (thread_for(append), held.stock.holds(&append.id)) {
+                (Some(new), false) => {
+                    let any_owner = append.owner.is_none();
+                    held.create(&new, (fresh_id(&self.clock), any_owner), self.limits, at)
+                }
+                (Some(_), true) | (None, _) => accepted,
             }
         })
+        .await
     }
 
     async fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
@@ -188,12 +409,16 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
         Err(Error::NeedsShared("a new epoch"))
     }
 
+    async fn replay(&self, _: &Call, _: &Replay) -> Result<Replayed> {
+        Err(Error::NeedsShared("a replay"))
+    }
+
     async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
         self.ask(call, id, |held, now| held.follow(since, now))
     }
 
     async fn sweep(&self) -> Result<Swept> {
         let now = self.clock.now();
-        Ok(Swept { removed: lock(&self.stock).sweep(now), repaired: 0 })
+        Ok(Swept { removed: lock(&self.held).stock.sweep(now), repaired: 0 })
     }
 }

@@ -122,7 +122,7 @@ impl Room {
     /// Room for everything.
     #[cfg(test)]
     pub(super) const ENDLESS: Self =
-        Self { left: u64::MAX, limit: u64::MAX, refuse: |limit| Error::JournalFull { limit } };
+        Self { left: u64::MAX, limit: u64::MAX, refuse: |limit| Error::StoreFull { what: "bytes", limit } };
 
     /// The room below a limit of which `used` is taken.
     pub(super) fn below(limit: u64, used: u64, refuse: fn(u64) -> Error) -> Self {

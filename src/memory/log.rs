@@ -216,6 +216,13 @@ impl Log {
         Some(new)
     }
 
+    /// Says of every message that Redis has it.
+    pub(super) fn confirm(&mut self) {
+        for stored in self.listed.iter_mut().chain(self.instructions.values_mut()) {
+            stored.provisional = false;
+        }
+    }
+
     /// Makes this a log of the newest messages alone, as many as take at most so many bytes of memory.
     pub(super) fn shorten(&mut self, memory: u64) {
         self.keeps_instructions = false;

@@ -17,6 +17,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, Limits, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Profile, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Trim, Ttl, UpdatedMessage,
+        journal::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };
@@ -214,6 +215,10 @@ impl<C: Clock> ThreadStore for MemoryThreads<C> {
     async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
         // This memory is the only truth: it loses no writes.
         self.get(call, &thread.id, false).await
+    }
+
+    async fn replay(&self, _: &Call, _: &Replay) -> Result<Replayed> {
+        Err(Error::NeedsShared("a replay"))
     }
 
     async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {

@@ -350,6 +350,11 @@ impl Pool {
         self.redis_now().plus(left + LATE)
     }
 
+    /// How long after it was sent a write without deadline may still happen.
+    pub(super) fn latest_write(&self) -> Duration {
+        self.command_timeout + LATE
+    }
+
     /// The present moment by the clock of Redis, as far as it is known.
     pub(super) fn redis_now(&self) -> Timestamp {
         let offset = self.clock_offset.load(Ordering::Relaxed);

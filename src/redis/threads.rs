@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bb8_redis::redis::ScriptInvocation;
 use tokio::time::sleep;
 
 use super::{
@@ -15,10 +16,11 @@ use crate::{
     clock::fresh_id,
     error::{Error, Result},
     threads::{
-        Append, Appended, AppendedMessage, Context, ContextQuery, Cut, Fork, Guard, IDS_GENERATION, Limits,
-        MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, MessageUpdate, MessagesPage, MessagesQuery, NewMessage,
-        NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange, ThreadId,
-        ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+        Append, Appended, AppendedMessage, Context, ContextQuery, Cut, Digest, Fork, Guard, IDS_GENERATION,
+        Limits, MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Message, MessageUpdate, MessagesPage, MessagesQuery,
+        NewMessage, NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange,
+        ThreadId, ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+        journal::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };
@@ -90,18 +92,10 @@ impl RedisThreads {
         let entries: Vec<Vec<u8>> = messages.iter().map(|new| entry::encode(&new.message)).collect();
         let mut reply = self
             .run(call, "append", &scripts::APPEND, id, &keys, |script| {
-                script.arg(word).arg(etag.unwrap_or_default()).arg(owner.map_or("", Owner::as_str));
-                script.arg(self.limits.max_messages).arg(self.limits.max_bytes);
-                script.arg(MAX_INSTRUCTIONS).arg(MAX_INSTRUCTION_BYTES).arg(IDS_GENERATION).arg(request);
-                script.arg(fields.len() * 2);
-                for (name, value) in &fields {
-                    script.arg(*name).arg(value);
-                }
+                let (etag, owner) = (etag.unwrap_or_default(), owner.map_or("", Owner::as_str));
+                self.begin_append(script, [word, etag, owner, request], &fields);
                 for (new, entry) in messages.iter().zip(&entries) {
-                    let message = &new.message;
-                    script.arg(message.id.as_str()).arg(new.digest.to_string());
-                    script.arg(u8::from(message.role.is_instruction()));
-                    script.arg(message.tokens).arg(message.size).arg(entry);
+                    add_message(script, &new.message, &new.digest, entry);
                 }
             })
             .await?;
@@ -123,6 +117,34 @@ impl RedisThreads {
         let thread = reply.fields()?.thread(id, &keys[0], expire_time)?;
         Ok(Outcome { appended: Appended { thread, previous_last_seq, messages }, index_is_due })
     }
+}
+
+impl RedisThreads {
+    /// Gives `append.lua` what comes before the messages: mode, etag, owner and request among it.
+    pub(super) fn begin_append(
+        &self,
+        script: &mut ScriptInvocation<'_>,
+        [mode, etag, owner, request]: [&str; 4],
+        fields: &[(&'static str, String)],
+    ) {
+        script.arg(mode).arg(etag).arg(owner).arg(self.limits.max_messages).arg(self.limits.max_bytes);
+        script.arg(MAX_INSTRUCTIONS).arg(MAX_INSTRUCTION_BYTES).arg(IDS_GENERATION).arg(request);
+        script.arg(fields.len() * 2);
+        for (name, value) in fields {
+            script.arg(*name).arg(value);
+        }
+    }
+}
+
+/// Gives `append.lua` one message.
+pub(super) fn add_message(
+    script: &mut ScriptInvocation<'_>,
+    message: &Message,
+    digest: &Digest,
+    entry: &[u8],
+) {
+    script.arg(message.id.as_str()).arg(digest.to_string()).arg(u8::from(message.role.is_instruction()));
+    script.arg(message.tokens).arg(message.size).arg(entry);
 }
 
 impl ThreadStore for RedisThreads {
@@ -324,6 +346,10 @@ impl ThreadStore for RedisThreads {
             .await?;
         let expire_time = reply.expiry()?;
         reply.fields()?.thread(&thread.id, &keys[0], expire_time).map(Answer::shared)
+    }
+
+    async fn replay(&self, call: &Call, replay: &Replay) -> Result<Replayed> {
+        self.replay_step(call, replay).await
     }
 
     async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {

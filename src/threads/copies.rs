@@ -1,8 +1,12 @@
 //! What memory learns while Redis answers, so that it can answer in an outage.
 
+use std::{future::Future, time::Duration};
+
 use super::{
     Append, Appended, Context, Cut, MessagesPage, MessagesQuery, NewThread, Thread, ThreadId, ThreadStore,
-    ThreadsPage, UpdatedMessage, watch::Followed,
+    ThreadsPage, UpdatedMessage,
+    journal::{JournalStatus, Replay, Replayed, RunId},
+    watch::Followed,
 };
 
 /// Something that the shared store said or did.
@@ -28,13 +32,26 @@ pub enum Observed<'a> {
     Gone(&'a ThreadId),
 }
 
-/// What is given up when the shared store serves again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Unmerged {
-    /// Threads with writes that only memory had.
-    pub threads: u64,
-    /// Messages that only memory had.
-    pub messages: u64,
+/// What is known of a thread before a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing.
+    Nothing,
+    /// The epoch and the revision that the shared store was last seen to have acknowledged.
+    Acknowledged(String, i64),
+    /// Writes of it wait to be merged: memory answers for it until they are.
+    Waiting,
+}
+
+/// How the replay of a run goes on.
+#[derive(Debug)]
+pub enum Progress {
+    /// With the next step.
+    Step,
+    /// With the next step, once this thread has another epoch: the shared store lost writes of it.
+    Reincarnate(Box<Thread>),
+    /// Not at all, for now or for ever.
+    Over,
 }
 
 /// An answer of the shared store that tells of a thread.
@@ -92,10 +109,43 @@ pub trait ThreadCopies: ThreadStore {
     /// Learns from an answer of the shared store. Cheap: no IO, short critical section.
     fn observe(&self, observed: Observed<'_>);
 
-    /// The epoch and revision that the shared store was last seen to have acknowledged; none if a copy is not held, or
-    /// goes on from writes that only memory has.
-    fn acknowledged(&self, id: &ThreadId) -> Option<(String, i64)>;
+    /// What is known of a thread.
+    fn known(&self, id: &ThreadId) -> Known;
 
-    /// Forgets every copy with writes that only memory has, since the shared store serves again, and counts them.
-    fn release(&self) -> Unmerged;
+    /// Returns once something waits that did not before; nothing is missed between two calls.
+    fn stirred(&self) -> impl Future<Output = ()> + Send;
+
+    /// The runs that may be replayed now, each list in order and one after the other; `all` counts in those that could not
+    /// be a moment ago.
+    fn due(&self, all: bool) -> Vec<Vec<RunId>>;
+
+    /// How long until a run may be replayed that may not be now; none when nothing waits.
+    fn next_due(&self) -> Option<Duration>;
+
+    /// Whether something waits that nothing but time, or the shared store, holds up.
+    fn is_pending(&self) -> bool;
+
+    /// The next step of a run's replay; none when nothing of it is left.
+    fn step(&self, run: RunId) -> Option<Replay>;
+
+    /// Notes what a step came to.
+    fn settle(&self, run: RunId, step: &Replay, replayed: Replayed) -> Progress;
+
+    /// Notes that a run's thread has another epoch.
+    fn rebase(&self, run: RunId, thread: &Thread);
+
+    /// Puts a run aside that the shared store refuses.
+    fn park(&self, run: RunId, reason: &str);
+
+    /// Puts on the journal what the shared store lost of what it had acknowledged: `thread` is what it has.
+    fn repair(&self, thread: &Thread);
+
+    /// The held threads that this process wrote to in this time: a failover may have lost that.
+    fn written_within(&self, how_long: Duration) -> Vec<ThreadId>;
+
+    /// The held threads of which memory alone knows that they were renewed, and in which nothing waits.
+    fn renewed(&self) -> Vec<ThreadId>;
+
+    /// What waits, for people.
+    fn journal(&self) -> JournalStatus;
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use super::{
     Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage, MessagesQuery,
     NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+    journal::{Replay, Replayed},
     watch::{Followed, Since},
 };
 use crate::{
@@ -105,6 +106,9 @@ pub trait ThreadStore: Send + Sync + 'static {
         call: &Call,
         thread: &Thread,
     ) -> impl Future<Output = Result<Answer<Thread>>> + Send;
+
+    /// Carries out one step of the replay of what was accepted without this store. The same step again changes nothing.
+    fn replay(&self, call: &Call, replay: &Replay) -> impl Future<Output = Result<Replayed>> + Send;
 
     /// Answers from one moment what happened to a thread since a watcher was told of it; never renews. A thread that is
     /// not there is an answer, too.

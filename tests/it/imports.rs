@@ -13,7 +13,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("call", &["clock"]),
     ("doorbell", &[]),
     ("shutdown", &[]),
-    ("diagnostics", &["clock", "doorbell"]),
+    ("diagnostics", &["clock", "doorbell", "threads"]),
     ("settings", &["breakers"]),
     ("telemetry", &["settings"]),
     ("threads", &["error", "clock", "call", "doorbell"]),

@@ -1,19 +1,23 @@
 //! One held thread: its metadata, an unbroken run of messages that ends at its last seq, and what was accepted in an
 //! outage. Here is what it answers and accepts meanwhile.
 
+use std::{collections::HashSet, sync::Arc};
+
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
     memory::{
         batch,
-        footprint::{self, Room, THREAD_OVERHEAD, Tally},
+        footprint::{self, THREAD_OVERHEAD, Tally},
         ids::{MessageIds, Use},
+        journal::{Base, Journal},
         log::{self, Log},
         page,
     },
     threads::{
-        Append, Appended, AppendedMessage, Context, ContextQuery, Limits, MAX_BATCH_BYTES, MessagesPage,
-        MessagesQuery, NewMessage, NewThread, RequestId, StoredMessage, Thread, Ttl,
+        Append, Appended, AppendedMessage, Context, ContextQuery, Digest, Limits, MAX_BATCH_BYTES, Message,
+        MessageId, MessagesPage, MessagesQuery, NewMessage, NewThread, RequestId, StoredMessage, Thread, Ttl,
+        journal::{Entry, Origin},
         watch::{Followed, Found, MAX_FOLLOWED, Since},
     },
 };
@@ -33,10 +37,14 @@ pub(super) struct HeldThread {
     pub(super) ids: MessageIds,
     /// The request that created the thread, if it came through this process.
     pub(super) created_by: Option<RequestId>,
-    /// Time to live and expiry as Redis has them, once only memory was told of a renewal.
-    pub(super) before_renewals: Option<(Ttl, Option<Timestamp>)>,
-    /// How many messages only memory has; none when Redis has every write.
-    waiting: Option<u64>,
+    /// Whether memory alone was told of a renewal.
+    pub(super) is_renewed: bool,
+    /// When Redis last acknowledged a write of this process.
+    pub(super) wrote_at: Option<Timestamp>,
+    /// Whether memory has writes that Redis has not.
+    is_waiting: bool,
+    /// Once it waits: ids of messages in the log that were not written here.
+    foreign: HashSet<MessageId>,
 }
 
 impl HeldThread {
@@ -49,8 +57,10 @@ impl HeldThread {
             known_from: thread.last_seq.saturating_add(1),
             ids: MessageIds::default(),
             created_by: None,
-            before_renewals: None,
-            waiting: None,
+            is_renewed: false,
+            wrote_at: None,
+            is_waiting: false,
+            foreign: HashSet::new(),
         }
     }
 
@@ -76,7 +86,7 @@ impl HeldThread {
         held.log = Log::whole();
         held.known_from = 0;
         held.created_by.clone_from(&new.request_id);
-        held.waiting = Some(0);
+        held.is_waiting = true;
         held
     }
 
@@ -97,12 +107,13 @@ impl HeldThread {
 
     /// Whether it has writes that only memory has.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        self.is_waiting
     }
 
-    /// How many messages only memory has; none when Redis has every write.
-    pub(super) fn waiting(&self) -> Option<u64> {
-        self.waiting
+    /// Renews it on a caller's behalf, which waits until Redis is told.
+    pub(super) fn touch(&mut self, ttl: Option<Ttl>, now: Timestamp) {
+        self.renew(ttl, now);
+        self.is_waiting = true;
     }
 
     /// The bytes of memory that it takes.
@@ -127,22 +138,77 @@ impl HeldThread {
         self.known_from = if first == 0 { self.thread.last_seq.saturating_add(1) } else { first };
     }
 
+    /// The thread as it is before writes begin to wait.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { thread: self.thread.clone(), any_owner: false, created_by: self.created_by.clone() }
+    }
+
+    /// What a journal said of a thread, with nothing but the waiting messages known where Redis had others.
+    pub(super) fn restored(origin: &Origin, entries: &[Entry], now: Timestamp) -> Self {
+        let mut held = Self::of(&origin.thread, now);
+        if origin.thread.message_count == 0 {
+            held.log = Log::whole();
+            held.known_from = 0;
+        }
+        held.created_by.clone_from(&origin.created_by);
+        for (place, entry) in (origin.thread.last_seq + 1..).zip(entries) {
+            let (seq, message) = (place, Arc::clone(&entry.message));
+            held.count(Tally::of(&message));
+            held.ids.insert(message.id.clone(), Use { seq, digest: entry.digest });
+            held.log.push(StoredMessage { seq, commit_time: entry.time, provisional: true, message });
+        }
+        held.is_waiting = true;
+        held.renew(None, now);
+        held
+    }
+
+    /// What is known of the messages, to be replayed before those that wait.
+    pub(super) fn base(&self, base: Base, digest_of: fn(&Message) -> Digest) -> Vec<Entry> {
+        let entry = |stored: &StoredMessage| {
+            let known = self.ids.find(&stored.message.id).map(|used| used.digest);
+            let digest = match base {
+                Base::All => known.unwrap_or_else(|| digest_of(&stored.message)),
+                Base::Acknowledged => known?,
+            };
+            let (message, time) = (Arc::clone(&stored.message), stored.commit_time);
+            Some(Entry { message, digest, time, is_repair: base == Base::Acknowledged })
+        };
+        let is_wanted = |stored: &&StoredMessage| base == Base::All || !stored.provisional;
+        self.log.range(0..i64::MAX).filter(is_wanted).filter_map(entry).collect()
+    }
+
+    /// Nothing waits any more: Redis has all of it, just as it is here if `is_clean`.
+    pub(super) fn merge(mut self, thread: &Thread, is_clean: bool, now: Timestamp) -> Self {
+        if !is_clean {
+            return Self::of(thread, now);
+        }
+        self.thread = Thread { local: true, ..thread.clone() };
+        (self.as_of, self.wrote_at) = (now, Some(now));
+        (self.is_waiting, self.is_renewed) = (false, false);
+        self.foreign.clear();
+        self.log.confirm();
+        if self.log.trim(thread.profile.trim) > 0 && self.known_from > 0 {
+            self.known_from = self.log.first_seq();
+        }
+        if !self.agrees() {
+            self.cut_run();
+        }
+        self
+    }
+
     /// Renews, with a new time to live if one is given, until Redis is told.
     pub(super) fn renew(&mut self, ttl: Option<Ttl>, now: Timestamp) {
         let profile = &mut self.thread.profile;
-        self.before_renewals.get_or_insert((profile.ttl, self.thread.expire_time));
+        self.is_renewed = true;
         if let Some(ttl) = ttl {
             profile.ttl = ttl;
         }
         self.thread.expire_time = (!profile.pinned).then(|| now.plus(profile.ttl.as_duration()));
     }
 
-    /// Goes back to the expiry that Redis knows.
-    pub(super) fn forget_renewals(&mut self) {
-        if let Some((ttl, expire_time)) = self.before_renewals.take() {
-            self.thread.profile.ttl = ttl;
-            self.thread.expire_time = expire_time;
-        }
+    /// Whether memory alone knows of its last renewal.
+    pub(super) fn is_renewed(&self) -> bool {
+        self.is_renewed
     }
 
     /// Answers a creation: as before if it is the request that made this thread, else not at all.
@@ -154,57 +220,67 @@ impl HeldThread {
         Ok(self.appended(messages))
     }
 
-    /// Appends provisional messages, all or none, and renews.
+    /// Appends provisional messages, all or none, and renews. Answers what is new, too.
     pub(super) fn append(
         &mut self,
         append: &Append,
         limits: Limits,
-        room: Room,
+        journal: &Journal,
         now: Timestamp,
-    ) -> Result<Appended> {
+    ) -> Result<(Appended, Vec<Entry>)> {
         if append.owner.is_some() && append.owner != self.thread.profile.owner {
             return Err(Error::OwnerMismatch { id: self.thread.id.to_string() });
         }
-        self.add(&append.messages, limits, room, now)
+        self.add(&append.messages, limits, journal, now)
     }
 
-    /// Adds provisional messages, all or none, and renews.
+    /// Adds provisional messages, all or none, and renews. Answers what is new, too.
     pub(super) fn add(
         &mut self,
         messages: &[NewMessage],
         limits: Limits,
-        room: Room,
+        journal: &Journal,
         now: Timestamp,
-    ) -> Result<Appended> {
+    ) -> Result<(Appended, Vec<Entry>)> {
         self.check_comparable(messages)?;
         let last_place = self.log.last_seq().max(self.thread.last_seq);
         let verdicts = batch::judge(messages, last_place, |id| self.ids.find(id))?;
         let fresh = batch::fresh(messages, &verdicts);
         let added = Tally::of_all(fresh.iter().map(|(new, _)| &new.message));
+        let is_new = added.count > 0 || self.thread.revision == 0;
         if added.count > 0 {
             added.admit(&self.thread, limits)?;
-            let ids: u64 = fresh.iter().map(|(new, _)| footprint::of_id(&new.message.id)).sum();
-            room.admit(added.memory + ids)?;
         }
+        if is_new {
+            let creation = if self.thread.revision == 0 { (1, self.footprint()) } else { (0, 0) };
+            let count = u64::try_from(added.count).unwrap_or_default();
+            journal.admit(count + creation.0, added.memory + creation.1)?;
+        }
+        let mut entries = Vec::with_capacity(fresh.len());
         for (new, place) in fresh {
-            self.log.push(StoredMessage { provisional: true, ..log::stored(&new.message, place, now) });
+            let stored = StoredMessage { provisional: true, ..log::stored(&new.message, place, now) };
+            let message = Arc::clone(&stored.message);
+            entries.push(Entry { message, digest: new.digest, time: now, is_repair: false });
+            self.log.push(stored);
             self.ids.insert(new.message.id.clone(), Use { seq: place, digest: new.digest });
         }
-        if added.count > 0 || self.thread.revision == 0 {
+        if is_new {
             self.count(added);
             self.thread.revision += 1;
             self.thread.update_time = now;
         }
         self.renew(None, now);
-        Ok(self.appended(verdicts))
+        Ok((self.appended(verdicts), entries))
     }
 
     /// Refuses ids of messages that were read but not written here: without a digest nobody can tell whether their
     /// content is the same.
-    fn check_comparable(&self, messages: &[NewMessage]) -> Result<()> {
-        let unknown: std::collections::HashSet<_> =
-            messages.iter().map(|new| &new.message.id).filter(|id| self.ids.find(id).is_none()).collect();
-        if self.log.range(0..i64::MAX).any(|stored| unknown.contains(&stored.message.id)) {
+    fn check_comparable(&mut self, messages: &[NewMessage]) -> Result<()> {
+        if !self.is_waiting {
+            let ids = self.log.range(0..i64::MAX).map(|stored| &stored.message.id);
+            self.foreign = ids.filter(|id| self.ids.find(id).is_none()).cloned().collect();
+        }
+        if messages.iter().any(|new| self.foreign.contains(&new.message.id)) {
             return Err(Error::NeedsShared("a message id that was used elsewhere"));
         }
         Ok(())
@@ -214,8 +290,7 @@ impl HeldThread {
         self.thread.message_count += added.count;
         self.thread.size_bytes += added.bytes;
         self.thread.token_count += added.tokens;
-        let messages = u64::try_from(added.count).unwrap_or_default();
-        self.waiting = Some(self.waiting.unwrap_or_default() + messages);
+        self.is_waiting = true;
     }
 
     /// Answers a write; places behind the last seq are not seqs.

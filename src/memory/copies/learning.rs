@@ -89,7 +89,10 @@ impl HeldThread {
         let known_last_seq = self.thread.last_seq;
         self.thread = Thread { local: true, ..thread.clone() };
         self.as_of = now;
-        self.before_renewals = None;
+        self.is_renewed = false;
+        if matches!(observed, Observed::Created(..) | Observed::Appended(..)) {
+            self.wrote_at = Some(now);
+        }
         match *observed {
             Observed::Created(new, created) if thread.revision == 1 => self.learn_creation(new, created),
             Observed::Appended(append, appended) => {
@@ -128,7 +131,7 @@ impl HeldThread {
     }
 
     /// Gives up the run: from now on only what is newer than the thread is known.
-    fn cut_run(&mut self) {
+    pub(super) fn cut_run(&mut self) {
         let is_empty = self.thread.message_count == 0;
         self.log = if is_empty { Log::whole() } else { Log::tail() };
         self.known_from = if is_empty { 0 } else { self.thread.last_seq.saturating_add(1) };
@@ -201,7 +204,7 @@ impl HeldThread {
     }
 
     /// Whether the log can be what the thread's counters say. If not, something happened that no rule here foresees.
-    fn agrees(&self) -> bool {
+    pub(super) fn agrees(&self) -> bool {
         let (thread, tally) = (&self.thread, self.log.tally());
         let is_within = self.log.last_seq() <= thread.last_seq;
         if self.known_from == 0 {

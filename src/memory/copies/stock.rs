@@ -7,8 +7,7 @@ use crate::{
     call::{Answer, Source},
     clock::Timestamp,
     error::{Error, Result},
-    memory::footprint::Room,
-    threads::{ThreadId, copies::Unmerged},
+    threads::ThreadId,
 };
 
 /// A single copy takes at most this part of the bytes, so that one long thread does not drive out all others.
@@ -22,8 +21,6 @@ pub(super) struct Stock {
     by_use: BTreeMap<u64, ThreadId>,
     uses: u64,
     used: u64,
-    /// What the copies take that may not be given up.
-    waiting: u64,
     max_bytes: u64,
     max_threads: usize,
 }
@@ -37,15 +34,7 @@ struct Entry {
 
 impl Stock {
     pub(super) fn new(max_bytes: u64, max_threads: usize) -> Self {
-        Self {
-            held: HashMap::new(),
-            by_use: BTreeMap::new(),
-            uses: 0,
-            used: 0,
-            waiting: 0,
-            max_bytes,
-            max_threads,
-        }
+        Self { held: HashMap::new(), by_use: BTreeMap::new(), uses: 0, used: 0, max_bytes, max_threads }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -65,11 +54,7 @@ impl Stock {
     pub(super) fn take(&mut self, id: &ThreadId) -> Option<HeldThread> {
         let entry = self.held.remove(id)?;
         self.used = self.used.saturating_sub(entry.footprint);
-        if entry.held.is_waiting() {
-            self.waiting = self.waiting.saturating_sub(entry.footprint);
-        } else {
-            self.by_use.remove(&entry.last_use);
-        }
+        self.by_use.remove(&entry.last_use);
         Some(entry.held)
     }
 
@@ -79,9 +64,7 @@ impl Stock {
         let (id, footprint) = (held.thread().id.clone(), held.footprint());
         self.uses += 1;
         self.used += footprint;
-        if held.is_waiting() {
-            self.waiting += footprint;
-        } else {
+        if !held.is_waiting() {
             self.by_use.insert(self.uses, id.clone());
         }
         self.held.insert(id, Entry { held, last_use: self.uses, footprint });
@@ -91,13 +74,12 @@ impl Stock {
         }
     }
 
-    /// Asks a copy that has not expired, which counts as its use; tells it how much its waiting writes may grow.
-    /// Forgets an expired one unless writes wait in it.
+    /// Asks a copy that has not expired, which counts as its use. Forgets an expired one unless writes wait in it.
     pub(super) fn ask<T>(
         &mut self,
         id: &ThreadId,
         now: Timestamp,
-        ask: impl FnOnce(&mut HeldThread, Room) -> Result<T>,
+        ask: impl FnOnce(&mut HeldThread) -> Result<T>,
     ) -> Result<Answer<T>> {
         let mut held = self.take(id).ok_or(Error::NeedsShared("a thread that is not held in memory"))?;
         if held.has_expired(now) {
@@ -106,47 +88,27 @@ impl Stock {
             }
             return Err(Error::NeedsShared("a thread whose copy has expired"));
         }
-        let room = self.room_beside(held.footprint());
-        let result = ask(&mut held, room);
+        let result = ask(&mut held);
         let as_of = held.as_of();
         self.put(held);
         result.map(|value| answer(value, as_of))
     }
 
-    /// Takes in a thread that only memory has, if there is room and `fill` succeeds.
+    /// Takes in a thread that only memory has, if `fill` succeeds.
     pub(super) fn accept<T>(
         &mut self,
         mut held: HeldThread,
-        fill: impl FnOnce(&mut HeldThread, Room) -> Result<T>,
+        fill: impl FnOnce(&mut HeldThread) -> Result<T>,
     ) -> Result<Answer<T>> {
-        let footprint = held.footprint();
-        self.room_beside(0).admit(footprint)?;
-        let value = fill(&mut held, self.room_beside(footprint))?;
+        let value = fill(&mut held)?;
         let as_of = held.as_of();
         self.put(held);
         Ok(answer(value, as_of))
     }
 
-    /// How much a copy that takes so many bytes may grow if it waits.
-    fn room_beside(&self, footprint: u64) -> Room {
-        Room::below(self.max_bytes, self.waiting.saturating_add(footprint), |limit| Error::JournalFull {
-            limit,
-        })
-    }
-
-    /// Forgets the copies with writes that only memory has, and the renewals of the others.
-    pub(super) fn release(&mut self) -> Unmerged {
-        let mut unmerged = Unmerged::default();
-        self.held.retain(|_, entry| {
-            entry.held.forget_renewals();
-            let Some(messages) = entry.held.waiting() else { return true };
-            unmerged.threads += 1;
-            unmerged.messages += messages;
-            self.used = self.used.saturating_sub(entry.footprint);
-            false
-        });
-        self.waiting = 0;
-        unmerged
+    /// The copies.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &HeldThread> {
+        self.held.values().map(|entry| &entry.held)
     }
 
     /// Forgets the copies that have expired, but for those in which writes wait, and counts them.
@@ -162,14 +124,9 @@ impl Stock {
 impl Stock {
     /// Whether the running sums and orders are what a recount gives.
     pub(super) fn is_balanced(&self) -> bool {
-        let sum = |of: &dyn Fn(&&Entry) -> bool| -> u64 {
-            self.held.values().filter(of).map(|entry| entry.held.footprint()).sum()
-        };
+        let used: u64 = self.held.values().map(|entry| entry.held.footprint()).sum();
         let idle = self.held.values().filter(|entry| !entry.held.is_waiting()).count();
-        self.used == sum(&|_| true)
-            && self.waiting == sum(&|entry| entry.held.is_waiting())
-            && self.by_use.len() == idle
-            && (self.used <= self.max_bytes || idle == 0)
+        self.used == used && self.by_use.len() == idle && (self.used <= self.max_bytes || idle == 0)
     }
 }
 

@@ -24,12 +24,14 @@ struct Fleet {
     copies: MemoryCopies<TestClock>,
 }
 
+const BOUNDS: JournalBounds = JournalBounds { max_bytes: 100_000, max_entries: 100 };
+
 fn fleet_of(max_bytes: u64, max_threads: usize) -> Fleet {
     let clock = Arc::new(ManualClock::at(START));
     Fleet {
         clock: Arc::clone(&clock),
         redis: MemoryThreads::new(Arc::clone(&clock), LIMITS, u64::MAX),
-        copies: MemoryCopies::new(clock, LIMITS, max_bytes, max_threads),
+        copies: MemoryCopies::new(clock, LIMITS, (max_bytes, max_threads), BOUNDS, |_| Digest([0; 16])),
     }
 }
 
@@ -38,6 +40,24 @@ fn fleet() -> Fleet {
 }
 
 impl Fleet {
+    /// Messages, creations and renewals that wait.
+    fn waiting(&self) -> u64 {
+        self.copies.journal().entries
+    }
+
+    /// Plays the replay of all that waits in a store that has all of it already.
+    fn merge(&self) {
+        for run in self.copies.due(true).concat() {
+            let step = self.copies.step(run).unwrap();
+            let thread = Thread { local: false, ..step.origin.thread.clone() };
+            let previous_last_seq = thread.last_seq;
+            let seqs = vec![0; step.entries.len()];
+            let duplicates = vec![true; step.entries.len()];
+            let done = Replayed::Done { thread, previous_last_seq, seqs, duplicates };
+            assert!(matches!(self.copies.settle(run, &step, done), Progress::Over));
+        }
+    }
+
     async fn create(&self, new: &NewThread) {
         let created = self.redis.create(&call(), new).await.unwrap().value;
         self.copies.observe(Observed::Created(new, &created));
@@ -160,7 +180,7 @@ async fn what_speaks_for_all_needs_redis_even_where_the_thread_is_held() {
     assert!(needs_shared(&fleet.copies.get(&shared_only(), &id, false).await));
     assert!(needs_shared(&fleet.copies.append(&shared_only(), &append("t", many(2..3))).await));
     assert!(needs_shared(&fleet.copies.create(&shared_only(), &new_thread("u", Vec::new())).await));
-    assert_eq!(fleet.copies.release(), Unmerged::default());
+    assert_eq!(fleet.waiting(), 0);
 }
 
 #[tokio::test]
@@ -302,7 +322,7 @@ async fn own_changes_and_truncations_keep_the_run() {
     let update = MessageUpdate {
         id: id.clone(),
         message_id: message_id("m1"),
-        revise: Arc::new(|old| Ok(crate::threads::Message { size: 7, ..old.clone() })),
+        revise: Arc::new(|old| Ok(Message { size: 7, ..old.clone() })),
         guard: guard.clone(),
     };
     let updated = fleet.redis.update_message(&call(), &update).await.unwrap().value;
@@ -429,7 +449,7 @@ async fn a_sweep_removes_expired_copies_but_none_with_waiting_writes() {
     assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("w"), true).await));
     assert!(needs_shared(&fleet.copies.append(&call(), &append_or_create("w", many(2..3))).await));
     assert!(needs_shared(&fleet.copies.create(&call(), &new_thread("w", many(2..3))).await));
-    assert_eq!(fleet.copies.release(), Unmerged { threads: 1, messages: 2 });
+    assert_eq!(fleet.waiting(), 3);
 }
 
 #[tokio::test]
@@ -443,8 +463,10 @@ async fn renewals_are_local_until_redis_is_back() {
     fleet.clock.advance(TTL);
     let read = fleet.copies.messages(&call(), &MessagesQuery { renew: true, ..pages("t", 9) }).await.unwrap();
     assert_eq!(read.value.thread.expire_time, Some(START.plus(TTL / 2 + TTL * 4)));
-    assert_eq!(fleet.copies.release(), Unmerged::default());
-    assert!(needs_shared(&fleet.copies.get(&call(), &id, false).await), "redis was never told");
+    assert_eq!(fleet.copies.renewed(), [], "the renewal that a caller asked for waits");
+    assert_eq!(fleet.waiting(), 1);
+    let step = fleet.copies.step(fleet.copies.due(false).concat()[0]).unwrap();
+    assert_eq!((step.entries.len(), step.ttl, step.creates), (0, Some(ttl(TTL * 3)), false));
 }
 
 #[tokio::test]
@@ -497,7 +519,7 @@ async fn owners_and_limits_hold_in_an_outage() {
     let too_many = append("t", (0..999).map(|n| said(&format!("x{n}"))).collect());
     let refused = fleet.copies.append(&call(), &too_many).await;
     assert!(matches!(refused, Err(Error::ThreadLimit { what: "messages", limit: 1000, .. })));
-    assert_eq!(fleet.copies.release(), Unmerged::default(), "what is refused leaves nothing behind");
+    assert_eq!(fleet.waiting(), 0, "what is refused leaves nothing behind");
 }
 
 #[tokio::test]
@@ -523,8 +545,7 @@ async fn a_creation_is_accepted_once() {
     fleet.copies.append(&call(), &append("t", many(2..3))).await.unwrap();
     let page = fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value;
     assert_eq!(ids(&page), ["m0", "m1", "m2"]);
-    assert_eq!(fleet.copies.release(), Unmerged { threads: 1, messages: 3 });
-    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("t"), false).await));
+    assert_eq!(fleet.waiting(), 4);
     fleet.copies.get(&call(), &thread_id("held"), false).await.unwrap();
 }
 
@@ -538,7 +559,7 @@ async fn a_creation_that_redis_answered_can_be_repeated_in_an_outage() {
 }
 
 #[tokio::test]
-async fn a_copy_with_waiting_writes_learns_nothing_until_it_is_released() {
+async fn a_copy_with_waiting_writes_learns_nothing_until_they_are_merged() {
     let fleet = fleet();
     fleet.create(&new_thread("t", many(0..2))).await;
     let late = append("t", many(2..3));
@@ -547,8 +568,8 @@ async fn a_copy_with_waiting_writes_learns_nothing_until_it_is_released() {
     fleet.copies.observe(Observed::Appended(&late, &appended));
     fleet.copies.observe(Observed::Gone(&thread_id("t")));
     assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value), ["m0", "m1", "m3"]);
-    assert_eq!(fleet.copies.release(), Unmerged { threads: 1, messages: 1 });
-    assert_eq!(fleet.copies.release(), Unmerged::default());
+    fleet.merge();
+    assert_eq!(fleet.waiting(), 0);
     fleet.read_messages(&pages("t", 9)).await;
     assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value), ["m0", "m1", "m2"]);
 }
@@ -569,8 +590,8 @@ async fn the_copy_used_longest_ago_goes_first_but_never_one_with_waiting_writes(
     for n in 0..5 {
         fleet.copies.create(&call(), &new_thread(&format!("w{n}"), Vec::new())).await.unwrap();
     }
-    assert_eq!(fleet.copies.len(), 6, "waiting writes are bounded by bytes alone, and displace the others");
-    assert_eq!(fleet.copies.release(), Unmerged { threads: 6, messages: 1 });
+    assert_eq!(fleet.copies.len(), 6, "waiting writes have bounds of their own, and displace the others");
+    assert_eq!(fleet.waiting(), 6);
 }
 
 #[tokio::test]
@@ -588,7 +609,7 @@ async fn bytes_are_bounded_and_waiting_writes_are_never_dropped_for_room() {
             Err(refused) => break refused,
         }
     };
-    assert!(matches!(refused, Error::JournalFull { limit: 100_000 }));
+    assert!(matches!(refused, Error::JournalFull { limit: 100_000, what: "bytes" }));
     assert_eq!(accepted, 9);
     let repeated = append("w", vec![sized("m0", Role::User, 10_000)]);
     assert!(fleet.copies.append(&call(), &repeated).await.unwrap().value.messages[0].duplicate);
@@ -597,10 +618,11 @@ async fn bytes_are_bounded_and_waiting_writes_are_never_dropped_for_room() {
     assert_eq!(fleet.copies.len(), 1);
     fleet.create(&new_thread("y", vec![sized("m", Role::User, 20_000)])).await;
     assert_eq!(fleet.copies.len(), 1, "no copy is worth more than a waiting write");
-    assert_eq!(fleet.copies.release(), Unmerged { threads: 1, messages: 9 });
+    assert_eq!(fleet.waiting(), 10);
+    fleet.merge();
     fleet.create(&new_thread("z", vec![sized("m", Role::User, 20_000)])).await;
-    assert_eq!(fleet.copies.len(), 1);
-    assert!(lock(&fleet.copies.stock).is_balanced());
+    assert_eq!(fleet.copies.len(), 2);
+    assert!(lock(&fleet.copies.held).stock.is_balanced());
 }
 
 #[tokio::test]
@@ -615,7 +637,7 @@ async fn one_long_thread_keeps_its_newest_messages_and_leaves_room_for_others() 
     let newest = fleet.newest(5).await.unwrap();
     assert_eq!(newest, (47..=51).collect::<Vec<_>>());
     assert!(needs_shared(&fleet.copies.context(&call(), &window(1)).await));
-    assert!(lock(&fleet.copies.stock).is_balanced());
+    assert!(lock(&fleet.copies.held).stock.is_balanced());
 }
 
 #[derive(Debug, Clone)]
@@ -696,9 +718,7 @@ impl Fleet {
             }
             Step::Update(n, size) => {
                 let message_id = message_id(&format!("m{n}"));
-                let revise = Arc::new(move |old: &crate::threads::Message| {
-                    Ok(crate::threads::Message { size, ..old.clone() })
-                });
+                let revise = Arc::new(move |old: &Message| Ok(Message { size, ..old.clone() }));
                 let update = MessageUpdate { id, message_id, revise, guard };
                 if let Ok(answer) = self.redis.update_message(&call(), &update).await {
                     observe(Observed::MessageUpdated(&answer.value));
@@ -766,7 +786,7 @@ proptest! {
                 if held.zip(truth).is_some_and(|(held, truth)| is_current(&held.value, &truth.value)) {
                     fleet.compare().await;
                 }
-                assert!(lock(&fleet.copies.stock).is_balanced());
+                assert!(lock(&fleet.copies.held).stock.is_balanced());
             }
         });
     }

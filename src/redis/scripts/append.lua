@@ -1,13 +1,17 @@
 -- Appends messages, all or none; creates the thread if it may.
 --
 -- ARGV  2 mode: append (to what is there), ensure (create if there is none), create (fail if there is one), repeat
---         (as create, but create nothing)
+--         (as create, but create nothing); for what was accepted without Redis: replay (to what is there), revive (create
+--         if there is none), without limits and each message with the commit time before its entry
 --       3 etag, empty for any  4 owner, empty for any  5 most messages  6 most bytes in a thread
---       7 most instructions kept  8 most bytes of them  9 ids remembered at least  10 the creation's request id
+--       7 most instructions kept  8 most bytes of them  9 ids remembered at least  10 the creation's request id; for what
+--         was accepted without Redis, what is known of the thread, as JSON: `epoch`, the highest `revision` that was
+--         acknowledged in it, the `owner` that it must have (absent: any), a new `ttl` (absent: none)
 --       11 number of the following arguments that are the new thread's fields and values
 --       then for each message: id, digest, whether an instruction (0, 1), tokens, size, entry behind the commit time
 -- OK    expiry, last_seq before, whether the index is due, seqs, duplicates (0, 1), thread
--- else  ABSENT, EXISTS, DELETED, OWNER, REUSED id, ETAG etag, LIMIT what limit, CORRUPT key
+-- else  ABSENT, EXISTS, DELETED, OWNER, REUSED id, ETAG etag, LIMIT what limit, CORRUPT key; DROPPED (the epoch was
+--       deleted), BEHIND expiry thread (acknowledged revisions are missing)
 local mode, given_etag, owner = ARGV[2], ARGV[3], ARGV[4]
 local max_messages, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local max_system, max_system_bytes, min_ids = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -19,6 +23,19 @@ local t, corrupt = read_thread()
 if corrupt then return corrupt end
 local existed = t ~= nil
 local repeated = false
+local known
+if mode == 'replay' or mode == 'revive' then
+  known = cjson.decode(ARGV[10])
+  for epoch in string.gmatch(redis.call('GET', TOMBSTONE) or '', '([^%s:]+):%S*') do
+    if epoch == known.epoch then return {'DROPPED', NOW} end
+  end
+  if existed then
+    if known.owner and known.owner ~= (t.owner or '') then return {'OWNER', NOW} end
+    local is_same = t.epoch == known.epoch
+    if is_same and t.revision < known.revision then return {'BEHIND', NOW, expiry(), describe(t)} end
+    if not is_same then known.ttl = nil end
+  end
+end
 if existed then
   if mode == 'create' or mode == 'repeat' then
     if ARGV[10] == '' or t.create_request ~= ARGV[10] then return {'EXISTS', NOW} end
@@ -27,14 +44,14 @@ if existed then
     return {'OWNER', NOW}
   end
 else
-  if mode == 'append' or mode == 'repeat' or given_etag ~= '' then return {'ABSENT', NOW} end
+  if mode == 'append' or mode == 'repeat' or mode == 'replay' or given_etag ~= '' then return {'ABSENT', NOW} end
   if mode == 'ensure' and redis.call('EXISTS', TOMBSTONE) == 1 then return {'DELETED', NOW} end
   t = {
     revision = 0, first_seq = 1, last_seq = 0, count = 0, tokens = 0, bytes = 0, system_bytes = 0, kept = 0,
     kept_first = 0, kept_bytes = 0, edited = 0, changed = 0, created = NOW, updated = NOW, indexed = NOW,
   }
   for i = 12, FIRST - 1, 2 do t[ARGV[i]] = ARGV[i + 1] end
-  for _, name in ipairs({'ttl', 'pinned', 'trim_messages'}) do t[name] = tonumber(t[name]) end
+  for _, name in ipairs({'ttl', 'pinned', 'trim_messages', 'created'}) do t[name] = tonumber(t[name]) end
 end
 local trim_bytes = tonumber(t.trim_bytes)
 
@@ -51,11 +68,11 @@ local next_seq, new_tokens, new_bytes = t.last_seq + 1, 0, 0
 for n, id in ipairs(ids) do
   local at = FIRST + (n - 1) * MESSAGE
   local digest = ARGV[at + 1]
-  local known = seen[id] or newer[n] or older[n]
-  if known then
-    local seq, known_digest = string.match(known, '^(%d+) (%x+)$')
+  local used = seen[id] or newer[n] or older[n]
+  if used then
+    local seq, used_digest = string.match(used, '^(%d+) (%x+)$')
     if not seq then return {'CORRUPT', NOW, IDS} end
-    if known_digest ~= digest then return {'REUSED', NOW, id} end
+    if used_digest ~= digest then return {'REUSED', NOW, id} end
     seqs[n], duplicates[n] = tonumber(seq), 1
   else
     if repeated then return {'EXISTS', NOW} end
@@ -69,11 +86,15 @@ for n, id in ipairs(ids) do
 end
 if repeated then return {'OK', NOW, expiry(), t.last_seq, 0, seqs, duplicates, describe(t)} end
 
-if #fresh > 0 then
+if existed and known and known.ttl then
+  t.ttl = known.ttl
+  redis.call('HSET', THREAD, 'ttl', t.ttl)
+end
+if #fresh > 0 and not known then
   if given_etag ~= '' and given_etag ~= etag(t) then return {'ETAG', NOW, etag(t)} end
   if t.trim_messages == 0 and t.count + #fresh > max_messages then return {'LIMIT', NOW, 'messages', max_messages} end
   if trim_bytes == 0 and t.bytes + new_bytes > max_bytes then return {'LIMIT', NOW, 'bytes', max_bytes} end
-elseif existed then
+elseif #fresh == 0 and existed then
   return {'OK', NOW, renew(t), t.last_seq, 0, seqs, duplicates, describe(t)}
 end
 
@@ -90,7 +111,7 @@ if #fresh > 0 then
   local commit_time = struct.pack('>I8', NOW)
   for n, at in ipairs(fresh) do
     local seq = previous + n
-    local entry = '\1' .. commit_time .. ARGV[at + 5]
+    local entry = '\1' .. (known and '' or commit_time) .. ARGV[at + 5]
     entries[n] = entry
     id_fields[#id_fields + 1] = ARGV[at]
     id_fields[#id_fields + 1] = seen[ARGV[at]]

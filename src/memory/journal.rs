@@ -1,0 +1,410 @@
+//! The journal: writes that only memory has, run by run, until Redis has them too. A run is what was accepted for one
+//! thread, in order; `run` tells what one does at each outcome of its replay.
+//!
+//! Nothing that was accepted leaves a run before Redis said that it has it, or said why it never can. What would exceed
+//! the bounds is refused before it is accepted.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::{info, warn};
+
+use crate::{
+    clock::Timestamp,
+    error::{Error, Result},
+    threads::{
+        Thread, ThreadId,
+        journal::{
+            Entry, JournalFile, JournalStatus, Origin, ParkedRun, Receipt, Record, Replay, Replayed, RunId,
+        },
+    },
+};
+
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub(super) use run::Touch;
+
+use run::{Next, Run, State};
+
+/// A parked run is tried again after this time, and whenever Redis returns.
+const RETRY: Duration = Duration::from_secs(10);
+/// What became of so many runs is told.
+const NOTES: usize = 100;
+/// The file is written anew when it holds more than twice what waits and so many bytes.
+const SLACK: u64 = 4 << 20;
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalBounds {
+    /// Bytes of memory.
+    pub max_bytes: u64,
+    /// Messages, creations and renewals.
+    pub max_entries: u64,
+}
+
+/// All runs.
+#[derive(Debug)]
+pub(super) struct Journal {
+    runs: BTreeMap<RunId, Run>,
+    /// The run that memory answers for, of each thread that has one.
+    active: HashMap<ThreadId, RunId>,
+    last: u64,
+    entries: u64,
+    bytes: u64,
+    bounds: JournalBounds,
+    repaired: u64,
+    /// What became of runs that could not be merged as they were, newest last.
+    notes: VecDeque<ParkedRun>,
+    file: Option<Arc<dyn JournalFile>>,
+}
+
+impl Journal {
+    /// Nothing waits yet.
+    pub(super) fn new(bounds: JournalBounds) -> Self {
+        Self {
+            runs: BTreeMap::new(),
+            active: HashMap::new(),
+            last: 0,
+            entries: 0,
+            bytes: 0,
+            bounds,
+            repaired: 0,
+            notes: VecDeque::new(),
+            file: None,
+        }
+    }
+
+    /// Writes what waits to a file, too, from now on.
+    pub(super) fn write_to(&mut self, file: Arc<dyn JournalFile>) {
+        drop(file.replace(self.records()));
+        self.file = Some(file);
+    }
+
+    /// Answers once what was accepted so far is in the file.
+    pub(super) fn receipt(&self) -> Option<Receipt> {
+        self.write(Vec::new())
+    }
+
+    /// Whether writes of this thread wait that memory answers for.
+    pub(super) fn is_waiting(&self, id: &ThreadId) -> bool {
+        self.active.contains_key(id)
+    }
+
+    /// Refuses what there is no room for.
+    pub(super) fn admit(&self, entries: u64, bytes: u64) -> Result<()> {
+        let JournalBounds { max_bytes, max_entries } = self.bounds;
+        if self.bytes.saturating_add(bytes) > max_bytes {
+            return Err(Error::JournalFull { limit: max_bytes, what: "bytes" });
+        }
+        if self.entries.saturating_add(entries) > max_entries {
+            return Err(Error::JournalFull { limit: max_entries, what: "entries" });
+        }
+        Ok(())
+    }
+
+    /// Takes in what was accepted for a thread: messages, perhaps none, its creation, or a renewal. `origin` is the thread
+    /// as it was before the first of what waits for it.
+    pub(super) fn accept(&mut self, accepted: Accepted, now: Timestamp) -> Option<Receipt> {
+        let Accepted { origin, creates, entries, touch, held_until } = accepted;
+        let mut records = Vec::new();
+        let id = if let Some(id) = self.active.get(&origin.thread.id) {
+            *id
+        } else {
+            let origin = Arc::new(origin);
+            let id = self.begin(Run::of(Arc::clone(&origin), creates, now));
+            self.active.insert(origin.thread.id.clone(), id);
+            records.push(Record::Began { run: id, origin, creates });
+            id
+        };
+        self.change(id, |run| {
+            run.push(entries.iter().cloned());
+            run.touch = touch.or(run.touch);
+            run.held_until = run.held_until.max(held_until);
+        });
+        if !entries.is_empty() {
+            records.push(Record::Accepted { run: id, entries });
+        }
+        if let Some(Touch(ttl)) = touch {
+            records.push(Record::Touched { run: id, ttl });
+        }
+        self.write(records)
+    }
+
+    /// Appends again what Redis may have lost of what it had acknowledged for a thread. Once at a time for each thread.
+    pub(super) fn repair(&mut self, origin: Origin, entries: Vec<Entry>, now: Timestamp) {
+        let is_repaired = |run: &Run| run.state == State::Repair && run.origin.thread.id == origin.thread.id;
+        if entries.is_empty() || self.runs.values().any(is_repaired) {
+            return;
+        }
+        let mut run = Run::of(Arc::new(origin), false, now);
+        run.state = State::Repair;
+        run.push(entries);
+        self.begin(run);
+    }
+
+    fn begin(&mut self, run: Run) -> RunId {
+        self.last += 1;
+        let id = RunId(self.last);
+        self.insert(id, run);
+        id
+    }
+
+    fn insert(&mut self, id: RunId, run: Run) {
+        self.entries += run.count();
+        self.bytes += run.bytes();
+        self.runs.insert(id, run);
+    }
+
+    fn remove(&mut self, id: RunId) -> Option<Run> {
+        let run = self.runs.remove(&id)?;
+        self.entries -= run.count();
+        self.bytes -= run.bytes();
+        Some(run)
+    }
+
+    /// Changes a run and keeps the sums.
+    fn change<T>(&mut self, id: RunId, change: impl FnOnce(&mut Run) -> T) -> Option<T> {
+        let mut run = self.remove(id)?;
+        let changed = change(&mut run);
+        self.insert(id, run);
+        Some(changed)
+    }
+
+    /// The runs that may be replayed now, those of one thread together and in order; `all` counts in those that were
+    /// parked a moment ago.
+    pub(super) fn due(&self, now: Timestamp, all: bool) -> Vec<Vec<RunId>> {
+        let mut threads: HashMap<&ThreadId, Vec<RunId>> = HashMap::new();
+        let is_due = |run: &Run| run.due().is_none_or(|at| now >= at || (all && run.is_parked()));
+        for (id, run) in self.runs.iter().filter(|(_, run)| is_due(run)) {
+            threads.entry(&run.origin.thread.id).or_default().push(*id);
+        }
+        let mut due: Vec<_> = threads.into_values().collect();
+        due.sort_unstable();
+        due
+    }
+
+    /// How long until a run that waits for its time may be replayed.
+    pub(super) fn next_due(&self, now: Timestamp) -> Option<Duration> {
+        let waits = self.runs.values().map(|run| run.due().map_or(Duration::ZERO, |at| at.since(now)));
+        waits.min()
+    }
+
+    /// Whether something waits that is not parked.
+    pub(super) fn is_pending(&self) -> bool {
+        self.runs.values().any(|run| !run.is_parked())
+    }
+
+    /// The next step of a run; none when it is over.
+    pub(super) fn step(&self, id: RunId) -> Option<Replay> {
+        self.runs.get(&id).map(Run::step)
+    }
+
+    /// Notes what a step came to. `base` gives what a copy knows of the thread: for one that is gone every message, else
+    /// those that Redis had acknowledged.
+    pub(super) fn settle(
+        &mut self,
+        id: RunId,
+        step: &Replay,
+        replayed: Replayed,
+        base: impl FnOnce(Base) -> Vec<Entry>,
+        now: Timestamp,
+    ) -> Settled {
+        let mut repaired = 0;
+        let Some(next) = self.change(id, |run| run.settle(step, replayed, base, &mut repaired)) else {
+            return Settled::Over;
+        };
+        let thread = &step.origin.thread.id;
+        if repaired > 0 {
+            self.repaired += repaired;
+            warn!(%thread, messages = repaired, "messages that redis had lost were appended again");
+        }
+        match next {
+            Next::Step => Settled::GoesOn,
+            Next::Reincarnate(thread) => Settled::Lost(thread),
+            Next::Became(reason) => {
+                self.note(thread, 1, reason);
+                Settled::GoesOn
+            }
+            Next::Moved(reason) => {
+                self.note(thread, self.entries_of(id), reason);
+                self.retire(id, thread);
+                Settled::Moved
+            }
+            Next::Dropped(reason) => {
+                self.note(thread, self.entries_of(id), reason);
+                self.finish(id, thread);
+                Settled::Dropped
+            }
+            Next::Parked(reason) => {
+                self.park(id, &reason, now);
+                Settled::Dropped
+            }
+            Next::Merged { thread: merged, is_clean } => {
+                let was_active = self.active.get(thread) == Some(&id);
+                self.finish(id, thread);
+                if was_active { Settled::Merged { thread: merged, is_clean } } else { Settled::Over }
+            }
+        }
+    }
+
+    fn entries_of(&self, id: RunId) -> u64 {
+        self.runs.get(&id).map_or(0, Run::count)
+    }
+
+    /// Goes on with a run in the epoch that its thread has now.
+    pub(super) fn rebase(&mut self, id: RunId, epoch: &str, revision: i64) {
+        self.change(id, |run| run.rebase(epoch, revision));
+    }
+
+    /// Puts a run aside: it cannot be replayed for now.
+    /// Answers the thread whose calls go to Redis again.
+    pub(super) fn park(&mut self, id: RunId, reason: &str, now: Timestamp) -> Option<ThreadId> {
+        let run = self.runs.get_mut(&id)?;
+        let (thread, entries) = (run.origin.thread.id.clone(), run.count());
+        if run.park(reason.to_owned(), now.plus(RETRY)) {
+            warn!(%thread, entries, reason, "writes accepted in the outage cannot be merged for now: they are kept");
+        }
+        let was_active = self.active.get(&thread) == Some(&id);
+        self.retire(id, &thread);
+        was_active.then_some(thread)
+    }
+
+    /// Lets the calls of a thread go to Redis again.
+    fn retire(&mut self, id: RunId, thread: &ThreadId) {
+        if self.active.get(thread) == Some(&id) {
+            self.active.remove(thread);
+        }
+    }
+
+    fn finish(&mut self, id: RunId, thread: &ThreadId) {
+        let Some(run) = self.remove(id) else { return };
+        self.retire(id, thread);
+        if run.is_parked() {
+            info!(%thread, "writes that could not be merged before are merged");
+        }
+        let Some(file) = &self.file else { return };
+        let live = self.bytes;
+        // Nobody waits for this: what the file says too much is replayed once more, which changes nothing.
+        if file.has_failed()
+            || file.bytes() > live.saturating_mul(2).saturating_add(SLACK)
+            || self.runs.is_empty()
+        {
+            drop(file.replace(self.records()));
+        } else if run.state != State::Repair {
+            drop(file.append(vec![Record::Settled { run: id }]));
+        }
+    }
+
+    fn note(&mut self, thread: &ThreadId, entries: u64, reason: String) {
+        warn!(%thread, entries, reason, "writes accepted in the outage could not be merged as they were");
+        if self.notes.len() == NOTES {
+            self.notes.pop_front();
+        }
+        self.notes.push_back(ParkedRun { thread: thread.clone(), entries, reason });
+    }
+
+    fn write(&self, records: Vec<Record>) -> Option<Receipt> {
+        let file = self.file.as_ref()?;
+        // What could not be written before is written with the rest.
+        Some(if file.has_failed() { file.replace(self.records()) } else { file.append(records) })
+    }
+
+    /// What the file has to say: all that waits but what Redis had acknowledged.
+    fn records(&self) -> Vec<Record> {
+        let written = self.runs.iter().filter(|(_, run)| run.state != State::Repair);
+        written.flat_map(|(id, run)| run.records(*id)).collect()
+    }
+
+    /// Takes in what a journal file says. Answers, for each run that memory is to answer for, its thread and messages.
+    pub(super) fn restore(
+        &mut self,
+        records: Vec<Record>,
+        until: Timestamp,
+    ) -> Vec<(Arc<Origin>, Vec<Entry>)> {
+        for record in records {
+            match record {
+                Record::Began { run, origin, creates } => {
+                    self.last = self.last.max(run.0);
+                    let mut began = Run::of(origin, creates, until);
+                    began.held_until = until;
+                    self.insert(run, began);
+                }
+                Record::Accepted { run, entries } => {
+                    self.change(run, |run| run.push(entries));
+                }
+                Record::Touched { run, ttl } => {
+                    self.change(run, |run| run.touch = Some(Touch(ttl)));
+                }
+                Record::Settled { run } => drop(self.remove(run)),
+            }
+        }
+        for (id, run) in &self.runs {
+            self.active.insert(run.origin.thread.id.clone(), *id);
+        }
+        let active = self.active.values().filter_map(|id| self.runs.get(id));
+        active.map(|run| (Arc::clone(&run.origin), run.entries().cloned().collect())).collect()
+    }
+
+    /// What waits, for people.
+    pub(super) fn status(&self) -> JournalStatus {
+        let parked = self.runs.values().filter_map(Run::as_parked).chain(self.notes.iter().cloned());
+        JournalStatus {
+            entries: self.entries,
+            bytes: self.bytes,
+            oldest: self.runs.values().map(Run::oldest).min(),
+            parked: parked.collect(),
+            lost_writes_repaired: self.repaired,
+        }
+    }
+}
+
+/// What a step of a replay means for the copy of the thread.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// Nothing yet.
+    GoesOn,
+    /// Redis lost writes, and the thread needs another epoch before the next step.
+    Lost(Thread),
+    /// The next steps are another thread's: nothing waits for this one any more.
+    Moved,
+    /// Nothing waits any more, and Redis does not have it.
+    Dropped,
+    /// Redis has all of it; `is_clean`: just as the copy has it.
+    Merged {
+        /// The thread.
+        thread: Thread,
+        /// Whether the places of waiting messages are their seqs.
+        is_clean: bool,
+    },
+    /// Nothing: the copy does not wait for this run.
+    Over,
+}
+
+/// What was accepted for a thread.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// The thread before.
+    pub(super) origin: Origin,
+    /// Whether memory created it.
+    pub(super) creates: bool,
+    /// Messages.
+    pub(super) entries: Vec<Entry>,
+    /// Its renewal by a caller.
+    pub(super) touch: Option<Touch>,
+    /// Not to be replayed before: a first attempt may still happen until then.
+    pub(super) held_until: Timestamp,
+}
+
+/// What is wanted of the copy of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Base {
+    /// Every message that is known.
+    All,
+    /// The messages that Redis acknowledged to this process.
+    Acknowledged,
+}
