@@ -15,6 +15,7 @@ pub(crate) mod raw;
 pub(crate) mod raw_call;
 pub(crate) mod redis_options;
 pub(crate) mod redis_server;
+pub(crate) mod status;
 pub(crate) mod thread_watch;
 pub(crate) mod threads;
 pub(crate) mod tls;
