@@ -2,10 +2,10 @@
 
 // Always so here; written out, it lets the lints' allowances for tests reach functions that are no tests.
 #[cfg(test)]
-mod support;
-#[cfg(test)]
 #[path = "../storm/storm.rs"]
 mod storm;
+#[cfg(test)]
+mod support;
 
 #[cfg(test)]
 mod breaker_service;

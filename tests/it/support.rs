@@ -6,6 +6,7 @@ pub(crate) mod chaos_proxy;
 mod chaos_pump;
 pub(crate) mod deployment;
 pub(crate) mod eventually;
+pub(crate) mod failover;
 pub(crate) mod fusewire;
 pub(crate) mod health;
 pub(crate) mod manual_clock;

@@ -103,8 +103,12 @@ impl Books {
 
     /// Notes what must not happen.
     pub(super) fn wrong(&self, what: String) {
-        eprintln!("storm: WRONG: {what}");
-        self.with(|pages| pages.wrong.push(what));
+        self.with(|pages| {
+            if pages.wrong.len() < TOLD {
+                eprintln!("storm: WRONG: {what}");
+            }
+            pages.wrong.push(what);
+        });
     }
 
     pub(super) fn answers(&self) -> Answers {
@@ -152,18 +156,19 @@ impl Books {
             let account = pages.threads.get(thread)?;
             let standing: BTreeMap<i64, &str> =
                 shown.iter().filter(|m| m.seq > 0).map(|m| (m.seq, m.id.as_str())).collect();
-            let lie = standing.iter().find(|(seq, id)| {
-                account.seqs.get(seq).is_some_and(|(known, _)| known.as_str() != **id)
-            });
+            let lie = standing
+                .iter()
+                .find(|(seq, id)| account.seqs.get(seq).is_some_and(|(known, _)| known.as_str() != **id));
             if let Some((seq, id)) = lie {
                 return Some(format!("{id} stands at {seq}, where {:?} was told to", account.seqs.get(seq)));
             }
             if !is_shared || low > high {
                 return None;
             }
-            let missing = account.seqs.range(low..=high).find(|(seq, (_, clock))| {
-                *clock <= promised.clock && !standing.contains_key(seq)
-            });
+            let missing = account
+                .seqs
+                .range(low..=high)
+                .find(|(seq, (_, clock))| *clock <= promised.clock && !standing.contains_key(seq));
             missing.map(|(seq, id)| format!("{id:?} at {seq} is not shown among {low} to {high}"))
         });
         if let Some(wrong) = wrong {

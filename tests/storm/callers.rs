@@ -96,7 +96,8 @@ pub(super) async fn run(clients: Clients, shared: Arc<Shared>, mut script: Scrip
             Ok(answer) => {
                 judge(&shared, &answer);
                 if let Some(permit) = answer.permit {
-                    let is_trial = answer.authority == i32::from(Authority::Shared) && !permit.lease_id.is_empty();
+                    let is_trial =
+                        answer.authority == i32::from(Authority::Shared) && !permit.lease_id.is_empty();
                     let answered = Instant::now();
                     script.pause(1..30).await;
                     let dies = script.happens(10);
@@ -106,7 +107,8 @@ pub(super) async fn run(clients: Clients, shared: Arc<Shared>, mut script: Scrip
                         shared.leases.note(&permit, (answered, end));
                     }
                     if !dies {
-                        let outcome = if script.happens([5, 50][which]) { Outcome::Failure } else { Outcome::Success };
+                        let outcome =
+                            if script.happens([5, 50][which]) { Outcome::Failure } else { Outcome::Success };
                         let report = breakers.report(telling(&permit, outcome));
                         if let Err(status) = shared.timing.call("report", report).await {
                             refused(&shared, key, &status);
@@ -137,7 +139,7 @@ fn judge(shared: &Shared, answer: &AcquireResponse) {
 fn refused(shared: &Shared, key: &str, status: &Status) {
     shared.books.refused();
     if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
-        shared.books.wrong(format!("{key}: {status:?}"));
+        shared.books.wrong(format!("{key}: {status}"));
     }
 }
 

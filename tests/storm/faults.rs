@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rand::{Rng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use redis::RedisResult;
 
 use super::world::World;
@@ -70,16 +70,40 @@ pub(crate) struct Fault {
     pub(crate) delay: Duration,
 }
 
-impl Fault {
-    pub(super) fn any(rng: &mut StdRng, kinds: &[Kind]) -> Self {
-        let kind = kinds[rng.random_range(0..kinds.len())];
+/// Faults by chance, each kind as often as any other.
+#[derive(Debug)]
+pub(super) struct Faults {
+    kinds: Vec<Kind>,
+    /// What is left of the present turn.
+    deck: Vec<Kind>,
+    rng: StdRng,
+}
+
+impl Faults {
+    pub(super) fn of(kinds: &[Kind], seed: u64) -> Self {
+        Self { kinds: kinds.to_vec(), deck: Vec::new(), rng: StdRng::seed_from_u64(seed) }
+    }
+
+    /// How long all is well before the next one.
+    pub(super) fn gap(&mut self) -> Duration {
+        // Short ones let a fault meet the merging that the one before made necessary.
+        let range = if self.rng.random_bool(0.5) { 30..600 } else { 600..3000 };
+        Duration::from_millis(self.rng.random_range(range))
+    }
+
+    pub(super) fn draw(&mut self) -> Fault {
+        let kind = self.deck.pop().unwrap_or_else(|| {
+            self.deck.clone_from(&self.kinds);
+            self.deck.shuffle(&mut self.rng);
+            self.deck.pop().expect("there are kinds of faults")
+        });
         let sides: [&'static [usize]; 3] = [&[0], &[1], &[0, 1]];
-        let sides = sides[rng.random_range(0..sides.len())];
-        let longest = if rng.random_bool(0.7) { 1000 } else { 3000 };
-        let lasts = Duration::from_millis(rng.random_range(100..longest));
+        let sides = sides[self.rng.random_range(0..sides.len())];
+        let longest = if self.rng.random_bool(0.7) { 1000 } else { 3000 };
+        let lasts = Duration::from_millis(self.rng.random_range(100..longest));
         // From a slow network to one that passes for none.
-        let delay = Duration::from_millis(rng.random_range(20..400));
-        Self { kind, sides, lasts, delay }
+        let delay = Duration::from_millis(self.rng.random_range(20..400));
+        Fault { kind, sides, lasts, delay }
     }
 }
 

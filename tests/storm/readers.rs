@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use fusewire::grpc::proto::{
-    Authority, GetContextRequest, GetThreadRequest, ListMessagesRequest, Message,
-};
+use fusewire::grpc::proto::{Authority, GetContextRequest, GetThreadRequest, ListMessagesRequest, Message};
 use prost_types::Timestamp;
 use tonic::{Code, Status};
 
@@ -144,7 +142,7 @@ impl Reader {
             _ => false,
         };
         if !is_allowed {
-            self.shared.books.wrong(format!("{id}: a read was refused: {promised:?} {status:?}"));
+            self.shared.books.wrong(format!("{id}: a read was refused: {promised:?} {status}"));
         }
     }
 }

@@ -19,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -27,7 +26,7 @@ use tokio::{
 
 use books::Books;
 use callers::Leases;
-use faults::Kind;
+use faults::{Faults, Kind};
 use script::Script;
 use timing::Timing;
 pub(crate) use verdict::Verdict;
@@ -38,13 +37,12 @@ const READERS: usize = 2;
 const CALLERS: usize = 4;
 
 /// What is to happen. The same seed brings the same faults and the same callers; how they meet is up to the machine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Storm {
-    pub(crate) seed: u64,
-    /// The faults to choose from.
-    pub(crate) kinds: Vec<Kind>,
-    /// How long faults come, at least.
-    pub(crate) length: Duration,
+    seed: u64,
+    faults: Faults,
+    /// How often it has raged.
+    round: u32,
 }
 
 /// What all callers share.
@@ -65,12 +63,18 @@ impl Shared {
 }
 
 impl Storm {
-    /// Lets it rage, waits until both instances serve from Redis again with nothing left to merge, and balances the
-    /// books.
-    pub(crate) async fn rage(&self, world: &mut World, round: u32) -> Verdict {
-        eprintln!("storm: seed {} round {round}", self.seed);
+    /// A storm of these kinds of faults.
+    pub(crate) fn of(kinds: &[Kind], seed: u64) -> Self {
+        Self { seed, faults: Faults::of(kinds, seed), round: 0 }
+    }
+
+    /// Lets faults come for so long, waits until both instances serve from Redis again with nothing left to merge, and
+    /// balances the books. The next time goes on with other faults.
+    pub(crate) async fn rage(&mut self, world: &mut World, length: Duration) -> Verdict {
+        self.round += 1;
+        eprintln!("storm: seed {} round {}", self.seed, self.round);
         let shared = Arc::new(Shared {
-            round,
+            round: self.round,
             books: Books::default(),
             leases: Leases::default(),
             timing: Timing::start(),
@@ -79,7 +83,7 @@ impl Storm {
         writers::prepare(world, &shared).await;
         callers::prepare(world).await;
         let mut tasks = self.callers(world, &shared);
-        let faults = self.fail(world, round).await;
+        let faults = self.fail(world, length).await;
         // Under load: what is appended meanwhile must not keep a run from ever ending.
         world.settled("the journals empty while callers go on").await;
         shared.is_over.store(true, Ordering::Relaxed);
@@ -110,21 +114,18 @@ impl Storm {
         tasks
     }
 
-    /// Brings one fault after the other; each one's name and length.
-    async fn fail(&self, world: &mut World, round: u32) -> Vec<(Kind, Duration)> {
-        let mut rng = StdRng::seed_from_u64(self.seed.wrapping_add(u64::from(round)));
+    /// Brings one fault after the other; the name and length of each.
+    async fn fail(&mut self, world: &mut World, length: Duration) -> Vec<(Kind, Duration)> {
         let began = Instant::now();
         let mut faults = Vec::new();
-        while began.elapsed() < self.length || faults.is_empty() {
-            // Short ones let a fault meet the merging that the last one made necessary.
-            let (shortest, longest) = if rng.random_bool(0.5) { (30, 600) } else { (600, 3000) };
-            sleep(Duration::from_millis(rng.random_range(shortest..longest))).await;
-            let fault = faults::Fault::any(&mut rng, &self.kinds);
+        while began.elapsed() < length {
+            sleep(self.faults.gap()).await;
+            let fault = self.faults.draw();
             eprintln!("storm: {:>7.3} s {fault:?}", began.elapsed().as_secs_f64());
-            faults.push((fault.kind, fault.lasts));
             world.fail(&fault).await;
             sleep(fault.lasts).await;
             world.mend(&fault).await;
+            faults.push((fault.kind, fault.lasts));
         }
         eprintln!("storm: {:>7.3} s over", began.elapsed().as_secs_f64());
         faults

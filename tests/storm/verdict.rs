@@ -184,7 +184,8 @@ impl<'a> Found<'a> {
             if let Some((last, before)) = last_of.insert(batch.writer, (*first, id))
                 && last > *first
             {
-                wrong.push(format!("{id} stands at {first}, before {before} at {last} that was sent earlier"));
+                wrong
+                    .push(format!("{id} stands at {first}, before {before} at {last} that was sent earlier"));
             }
         }
         wrong
@@ -205,7 +206,10 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Answers { shared, local, refused } = self.answers;
-        writeln!(f, "writes acknowledged: {shared} SHARED, {local} LOCAL; answers that promise nothing: {refused}")?;
+        writeln!(
+            f,
+            "writes acknowledged: {shared} SHARED, {local} LOCAL; answers that promise nothing: {refused}"
+        )?;
         writeln!(
             f,
             "threads: {}; messages in them: {}; lost: {}; duplicated: {}; permits of trials: {}",

@@ -249,7 +249,7 @@ impl Writer {
     fn refused(&self, what: &str, id: &str, status: &Status) {
         self.shared.books.refused();
         if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
-            self.shared.books.wrong(format!("{id}: {what} was refused: {status:?}"));
+            self.shared.books.wrong(format!("{id}: {what} was refused: {status}"));
         }
     }
 }

@@ -14,8 +14,7 @@ const ROUND: Duration = Duration::from_secs(20);
 async fn weathers(kind: Kind) {
     let mut world = World::start().await;
     let seed = 1 + kind as u64;
-    let storm = Storm { seed, kinds: vec![kind], length: SHORT };
-    storm.rage(&mut world, 0).await.assert(seed);
+    Storm::of(&[kind], seed).rage(&mut world, SHORT).await.assert(seed);
 }
 
 macro_rules! each_alone {
@@ -51,15 +50,12 @@ fn number(name: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_matrix_holds_for_a_minute() {
     let seed = number("FUSEWIRE_MATRIX_SEED").unwrap_or(20_261_122);
-    let seconds = number("FUSEWIRE_MATRIX_SECONDS").map_or(MINUTE, Duration::from_secs);
+    let mut left = number("FUSEWIRE_MATRIX_SECONDS").map_or(MINUTE, Duration::from_secs);
     let mut world = World::start().await;
-    let mut left = seconds;
-    for round in 0.. {
-        if left.is_zero() {
-            break;
-        }
-        let storm = Storm { seed, kinds: Kind::ALL.to_vec(), length: ROUND.min(left) };
-        storm.rage(&mut world, round).await.assert(seed);
-        left = left.saturating_sub(ROUND);
+    let mut storm = Storm::of(&Kind::ALL, seed);
+    while !left.is_zero() {
+        let length = ROUND.min(left);
+        storm.rage(&mut world, length).await.assert(seed);
+        left = left.saturating_sub(length);
     }
 }
