@@ -2,6 +2,9 @@
 
 // Always so here; written out, it lets the lints' allowances for tests reach functions that are no tests.
 #[cfg(test)]
+#[path = "../storm/storm.rs"]
+mod storm;
+#[cfg(test)]
 mod support;
 
 #[cfg(test)]

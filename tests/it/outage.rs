@@ -11,6 +11,8 @@ mod afterwards;
 mod breakers;
 mod configuration;
 mod faults;
+mod matrix;
+mod merging;
 mod no_outage;
 mod start;
 mod table;

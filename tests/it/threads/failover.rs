@@ -5,29 +5,9 @@ use tonic::Code;
 
 use crate::support::{
     deployment::{Deployment, Store},
-    raw::Raw,
+    failover::Replica,
     threads::{appending, assert_refused, ids, listing, numbered},
 };
-
-const PARTS: [&str; 3] = ["", ":messages", ":ids"];
-
-/// The thread as a replica has it that lags behind.
-async fn dump(raw: &Raw, key: &str) -> Vec<(String, Vec<u8>)> {
-    let mut parts = Vec::new();
-    for part in PARTS {
-        let key = format!("{key}{part}");
-        parts.push((key.clone(), raw.get(&["DUMP", &key]).await));
-    }
-    parts
-}
-
-/// What is left when that replica becomes the primary.
-async fn fail_over(raw: &Raw, parts: &[(String, Vec<u8>)]) {
-    for (key, value) in parts {
-        let command: [&[u8]; 5] = [b"RESTORE", key.as_bytes(), b"7200000", value, b"REPLACE"];
-        raw.run(&command).await;
-    }
-}
 
 #[tokio::test]
 async fn a_thread_that_lost_writes_gets_a_new_epoch() {
@@ -35,13 +15,13 @@ async fn a_thread_that_lost_writes_gets_a_new_epoch() {
     let (threads, raw) = (on.threads(), on.raw().await);
     threads.create("f").await;
     threads.append("f", numbered(1, 3)).await;
-    let replica = dump(&raw, "conversation_thread:{f}").await;
+    let replica = Replica::of(&raw, "f").await;
     threads.append("f", numbered(4, 4)).await;
     let lost = threads.append("f", numbered(5, 5)).await.thread.unwrap();
     let mut walk = listing("f");
     walk.page_size = 2;
     let token = threads.page(walk.clone()).await.unwrap().next_page_token;
-    fail_over(&raw, &replica).await;
+    replica.promote(&raw).await;
 
     // As many writes as were lost lead to the same revision, but to another etag.
     threads.append("f", numbered(6, 6)).await;
