@@ -104,7 +104,7 @@ async fn run_on_redis(
     );
     let store = Fallback::new(RedisThreads::new(redis.clone(), limits), copies, Arc::clone(&reachability));
     let shared = RedisBreakers::new(redis.clone(), instance);
-    let wakers = Wakers::default();
+    let wakers = Wakers { serving: Some(serving.clone()), ..Wakers::default() };
     let doorbell = Arc::clone(&wakers.doorbell);
     let policies = settings.breakers.policies.clone();
     let shared = Engine::new(shared, policies, instance, Some(Arc::clone(&doorbell)), shutdown.clone());
@@ -112,9 +112,9 @@ async fn run_on_redis(
     let local = MemoryBreakers::new(redis.clock(), max_breakers(&settings)).of_instance(instance.into());
     let local = Engine::in_place_of(&shared, local);
     start(&local, &shutdown);
-    let clock = Arc::new(redis.clock());
+    let (clock, known) = (Arc::new(redis.clock()), Arc::clone(&reachability));
     let heard = shared.clone();
-    let breakers = FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), clock);
+    let breakers = FallbackBreakers::new(shared, local.clone(), known, serving.clone(), clock);
     let (threads, counted) = (store.clone(), local.clone());
     let diagnostics = Diagnostics {
         instance: instance.into(),
@@ -205,7 +205,7 @@ fn listen<S: BreakerStore>(
     breakers: Engine<S>,
     shutdown: &Shutdown,
 ) -> Result<()> {
-    let Wakers { bells, doorbell } = wakers.clone();
+    let Wakers { bells, doorbell, .. } = wakers.clone();
     let notifications = Notifications::new(&settings.redis, instance, doorbell, Arc::clone(&bells))?;
     let on_ring = move |ring| match ring {
         Ring::Thread(id) => bells.ring(&id),
@@ -344,3 +344,6 @@ async fn sweep<S: ThreadStore>(store: Arc<S>, interval: Duration, shutdown: Shut
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
