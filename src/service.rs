@@ -108,11 +108,11 @@ async fn run_on_redis(
         },
         grpc::digest_of,
     );
-    let (late, clock) = (redis.latest_write(), redis.clock());
+    let late = redis.latest_write();
     let store = RedisThreads::new(redis.clone(), limits);
     let store = Fallback::new(store, copies, Arc::clone(&reachability), late);
     let shared = RedisBreakers::new(redis.clone(), instance);
-    let wakers = Wakers::default();
+    let wakers = Wakers { serving: Some(serving.clone()), ..Wakers::default() };
     let doorbell = Arc::clone(&wakers.doorbell);
     let policies = settings.breakers.policies.clone();
     let shared = Engine::new(shared, policies, instance, Some(Arc::clone(&doorbell)), shutdown.clone());
@@ -121,9 +121,9 @@ async fn run_on_redis(
         MemoryBreakers::new(redis.clock(), count(settings.memory.max_breakers)).of_instance(instance.into());
     let local = Engine::in_place_of(&shared, local);
     start(&local, &shutdown);
+    let (clock, known) = (Arc::new(redis.clock()), Arc::clone(&reachability));
     let heard = shared.clone();
-    let breakers =
-        FallbackBreakers::new(shared, local.clone(), Arc::clone(&reachability), Arc::new(clock.clone()));
+    let breakers = FallbackBreakers::new(shared, local.clone(), known, serving.clone(), clock);
     let (threads, counted, merging) = (store.clone(), local.clone(), store.clone());
     let diagnostics = Diagnostics {
         instance: instance.into(),
@@ -145,7 +145,7 @@ async fn run_on_redis(
     probe(redis, &reachability, on_change, &shutdown);
     listen(&settings, instance, &wakers, heard, &shutdown)?;
     let (threads, token) = (store.clone(), shutdown.token());
-    shutdown.spawn("reconcile", async move { threads.reconcile(mode, Arc::new(clock), token).await });
+    shutdown.spawn("reconcile", async move { threads.reconcile(mode, Arc::new(SystemClock), token).await });
     let backend = Backend { threads: Arc::new(store), wakers, breakers: Arc::new(breakers), diagnostics };
     serve(settings, backend, serving, shutdown).await
 }
@@ -212,7 +212,7 @@ fn listen<S: BreakerStore>(
     breakers: Engine<S>,
     shutdown: &Shutdown,
 ) -> Result<()> {
-    let Wakers { bells, doorbell } = wakers.clone();
+    let Wakers { bells, doorbell, .. } = wakers.clone();
     let notifications = Notifications::new(&settings.redis, instance, doorbell, Arc::clone(&bells))?;
     let on_ring = move |ring| match ring {
         Ring::Thread(id) => bells.ring(&id),
@@ -329,3 +329,6 @@ async fn sweep<S: ThreadStore>(store: Arc<S>, interval: Duration, shutdown: Shut
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use super::{FallbackWatch, Guarded, Reachability};
+use tokio::sync::watch;
+
+use super::{FallbackWatch, Guarded, Reachability, State, reachability::misconfigured};
 use crate::{
     breakers::{
         Breakers, ModelKey, Permit,
@@ -23,7 +25,7 @@ use crate::{
         },
         watch::Watch,
     },
-    call::{Answer, Call, Source},
+    call::{Answer, Call, Serving, Source},
     clock::{Clock, Timestamp},
     error::{Error, Result},
 };
@@ -34,15 +36,22 @@ pub struct FallbackBreakers<S, L> {
     shared: S,
     local: Arc<L>,
     reachability: Arc<Reachability>,
+    serving: watch::Receiver<Serving>,
     clock: Arc<dyn Clock>,
     /// When the shared store answered last, in ms; 0: never.
     heard: AtomicI64,
 }
 
 impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
-    /// Puts `local` behind `shared`.
-    pub fn new(shared: S, local: L, reachability: Arc<Reachability>, clock: Arc<dyn Clock>) -> Self {
-        Self { shared, local: Arc::new(local), reachability, clock, heard: AtomicI64::new(0) }
+    /// Puts `local` behind `shared`; `serving` says how this process serves, and `clock` is that of the shared store.
+    pub fn new(
+        shared: S,
+        local: L,
+        reachability: Arc<Reachability>,
+        serving: watch::Receiver<Serving>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { shared, local: Arc::new(local), reachability, serving, clock, heard: AtomicI64::new(0) }
     }
 
     /// Asks the shared store, or memory if that is unreachable. A future that is moved into another takes its room twice:
@@ -90,9 +99,13 @@ impl<S: Breakers, L: Breakers> FallbackBreakers<S, L> {
 impl<S: Breakers, L: Breakers> Breakers for FallbackBreakers<S, L> {
     type Watch = FallbackWatch<S::Watch, L>;
 
+    /// Fails where no store answers before an operator has corrected the configuration: there would be nothing to tell.
     fn watch(&self, watch: Watch) -> Result<Self::Watch> {
+        if let State::Misconfigured(reason) = &*self.reachability.watch().borrow() {
+            return Err(misconfigured(reason));
+        }
         let shared = self.shared.watch(watch.clone())?;
-        FallbackWatch::new(shared, Arc::clone(&self.local), watch, self.reachability.watch())
+        Ok(FallbackWatch::new(shared, Arc::clone(&self.local), watch, self.serving.clone()))
     }
 
     fn acquire_known(&self, acquire: &Acquire) -> Option<Answer<Acquired>> {

@@ -1,5 +1,5 @@
-//! One watch of breakers through outages: it stays open, says when memory answers, and begins again from what the
-//! shared store says once that answers again.
+//! One watch of breakers through outages: it stays open, says how this process serves, tells what memory knows while that
+//! answers, and begins again from what the shared store says once that answers again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,14 +9,13 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{State, reachability::misconfigured};
 use crate::{
     breakers::{
         Breakers, ModelKey, Position,
         operations::Following,
         watch::{Event, Removed, Watch},
     },
-    call::{Answer, ServingMode, Source},
+    call::{Answer, Serving, ServingMode, Source},
     error::Result,
 };
 
@@ -26,40 +25,30 @@ pub struct FallbackWatch<W, L: Breakers> {
     shared: W,
     local: Arc<L>,
     watch: Watch,
-    state: watch::Receiver<State>,
-    /// The watch on memory, in an outage.
-    outage: Option<L::Watch>,
+    serving: watch::Receiver<Serving>,
+    /// How this process was said to serve; it is not said that it is SHARED before it was anything else.
+    mode: ServingMode,
+    /// The watch on memory, and the outage that it is for.
+    outage: Option<(Serving, L::Watch)>,
     is_synced: bool,
     /// Where memory's breakers were told to stand, in this outage.
     told: BTreeMap<ModelKey, Position>,
 }
 
 impl<W: Following, L: Breakers> FallbackWatch<W, L> {
-    /// Fails where no store answers before an operator has corrected the configuration: there would be nothing to tell.
-    pub(super) fn new(shared: W, local: Arc<L>, watch: Watch, state: watch::Receiver<State>) -> Result<Self> {
-        if let State::Misconfigured(reason) = &*state.borrow() {
-            return Err(misconfigured(reason));
-        }
-        let mut new =
-            Self { shared, local, watch, state, outage: None, is_synced: false, told: BTreeMap::new() };
-        if new.is_outage() {
-            new.leave()?;
-        }
-        Ok(new)
-    }
-
-    fn is_outage(&mut self) -> bool {
-        matches!(*self.state.borrow_and_update(), State::Unreachable(_))
+    pub(super) fn new(shared: W, local: Arc<L>, watch: Watch, serving: watch::Receiver<Serving>) -> Self {
+        let (mode, told) = (ServingMode::Shared, BTreeMap::new());
+        Self { shared, local, watch, serving, mode, outage: None, is_synced: false, told }
     }
 
     /// Goes over to memory.
-    fn leave(&mut self) -> Result<()> {
+    fn leave(&mut self, outage: Serving) -> Result<()> {
         // Memory cannot tell what was missed, and that it does not have a breaker does not mean that it is no more: where
         // the watch was to go on is left to Redis.
         let watch = Watch { resume: HashMap::new(), ..self.watch.clone() };
         // Whoever was told everything already is told of memory's breakers only what changes.
         let watch = if self.is_synced { watch.of_changes() } else { watch };
-        self.outage = Some(self.local.watch(watch)?);
+        self.outage = Some((outage, self.local.watch(watch)?));
         Ok(())
     }
 
@@ -78,6 +67,31 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
             self.told.insert(key.clone(), position.clone());
         }
     }
+
+    /// Goes over to where the answers come from now, and says how this process serves, if that is news.
+    fn change(&mut self) -> Option<Answer<Event>> {
+        let serving = *self.serving.borrow_and_update();
+        let mode = serving.mode;
+        // The shared store is the truth again as soon as it answers, whatever else is still to be merged.
+        let is_outage = mode == ServingMode::Degraded;
+        let local = |value| Answer { value, source: Source::Local { as_of: None } };
+        // One who is slow may hear of the next outage alone, in which memory begins anew.
+        if self.outage.as_ref().is_some_and(|(outage, _)| *outage != serving) {
+            if let Some((key, position)) = self.told.pop_first() {
+                return Some(local(Event::Removed(Removed { key, position, expired: false })));
+            }
+            self.outage = None;
+            self.shared.begin_again(RETURNED);
+        }
+        if is_outage && self.outage.is_none() {
+            self.leave(serving).ok()?;
+        }
+        if std::mem::replace(&mut self.mode, mode) == mode {
+            return None;
+        }
+        let event = Event::ModeChanged(mode);
+        Some(if is_outage { local(event) } else { Answer::shared(event) })
+    }
 }
 
 /// Why everything is told once more after an outage.
@@ -86,32 +100,19 @@ const RETURNED: &str = "redis was unreachable: this is the state that all instan
 impl<W: Following, L: Breakers> Following for FallbackWatch<W, L> {
     async fn next(&mut self) -> Answer<Event> {
         loop {
-            match (self.is_outage(), self.outage.is_some()) {
-                (true, false) if self.leave().is_ok() => {
-                    let value = Event::ModeChanged(ServingMode::Degraded);
-                    return Answer { value, source: Source::Local { as_of: None } };
-                }
-                (false, true) => {
-                    if let Some((key, position)) = self.told.pop_first() {
-                        let value = Event::Removed(Removed { key, position, expired: false });
-                        return Answer { value, source: Source::Local { as_of: None } };
-                    }
-                    self.outage = None;
-                    self.shared.begin_again(RETURNED);
-                    return Answer::shared(Event::ModeChanged(ServingMode::Shared));
-                }
-                (true, _) | (false, false) => {}
+            if let Some(answer) = self.change() {
+                return answer;
             }
             let event = async {
                 match &mut self.outage {
-                    Some(local) => local.next().await,
+                    Some((_, local)) => local.next().await,
                     None => self.shared.next().await,
                 }
             };
             let answer = tokio::select! {
-                changed = self.state.changed() => match changed {
+                changed = self.serving.changed() => match changed {
                     Ok(()) => continue,
-                    // Reachability lives as long as the process serves.
+                    // Whoever tells it does so as long as the process serves.
                     Err(_) => pending().await,
                 },
                 answer = event => answer,

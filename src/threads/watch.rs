@@ -8,15 +8,18 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::{StoredMessage, Thread, ThreadBells};
 use crate::{
-    call::{ServingMode, Source},
+    call::{Serving, ServingMode, Source},
     clock::Timestamp,
     doorbell::Doorbell,
 };
 
 mod driver;
 mod local;
+mod mode;
 mod step;
 
 pub use driver::ThreadWatch;
@@ -191,4 +194,6 @@ pub struct Wakers {
     pub bells: Arc<ThreadBells>,
     /// Tells whether all changes ring.
     pub doorbell: Arc<Doorbell>,
+    /// Tells how this process serves; none where memory is the only truth, so that no other mode ever comes.
+    pub serving: Option<watch::Receiver<Serving>>,
 }

@@ -1,15 +1,17 @@
 //! Drives a watch: asks the store when something may have happened, and gives out the events one by one.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, future::pending, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Event, Followed, Found, Position, Since, Step, Told, Wakers, local, step, step::resync};
+use super::{
+    Event, Followed, Found, Position, Since, Step, Told, Wakers, local, mode::modes, step, step::resync,
+};
 use crate::{
-    call::{Answer, Call, ServingMode, Source},
+    call::{Answer, Call, Serving, ServingMode, Source},
     clock::Timestamp,
     doorbell::{Doorbell, Notices},
     error::{Error, Result},
@@ -39,13 +41,17 @@ pub struct ThreadWatch<S> {
     /// Held so that `notices` goes on.
     _doorbell: Arc<Doorbell>,
     notices: watch::Receiver<Notices>,
+    serving: Option<watch::Receiver<Serving>>,
+    /// How this process was said to serve; it is not said that it is SHARED before it was anything else.
+    mode: ServingMode,
     since: Since,
     /// Whether it began after an event of an earlier watch.
     is_resumed: bool,
     pending: VecDeque<Told>,
     next: Next,
     is_synced: bool,
-    /// Whether memory answers in place of the shared store.
+    /// Whether memory answered last in place of the shared store. It does so in an outage, and for a thread whose writes
+    /// are still being merged after it.
     is_local: bool,
     life: Life,
 }
@@ -101,6 +107,8 @@ impl<S: ThreadStore> ThreadWatch<S> {
             bell,
             _doorbell: Arc::clone(&wakers.doorbell),
             notices: wakers.doorbell.watch(),
+            serving: wakers.serving.clone(),
+            mode: ServingMode::Shared,
             is_resumed: matches!(since, Since::Told(_)),
             since,
             pending: VecDeque::new(),
@@ -149,6 +157,7 @@ impl<S: ThreadStore> ThreadWatch<S> {
             () = sleep(tick) => {}
             // Where changes rang and do no more, something may have happened unheard.
             _ = self.notices.changed() => {}
+            () = changed(&mut self.serving) => {}
         }
     }
 
@@ -156,32 +165,37 @@ impl<S: ThreadStore> ThreadWatch<S> {
     async fn look(&mut self, call: &Call) -> Result<()> {
         let Answer { value, source } = self.store.follow(call, &self.id, &self.since).await?;
         let is_local = matches!(source, Source::Local { as_of: Some(_) });
+        let epoch = match &value {
+            Followed::Found(found) => found.thread.epoch.clone(),
+            Followed::Gone { .. } => String::new(),
+        };
+        self.tell_modes(is_local, source, &epoch);
+        if self.is_local && !is_local && self.mode == ServingMode::Degraded {
+            // The shared store was heard before the process said that it is back, which it is about to: what it shares
+            // comes after that.
+            self.next = Next::Woken;
+            return Ok(());
+        }
+        let was_local = std::mem::replace(&mut self.is_local, is_local);
         match value {
             Followed::Found(found) if is_local => self.tell_local(*found, source),
-            Followed::Found(found) => self.tell_shared(*found, source),
+            Followed::Found(found) => self.tell_shared(*found, source, was_local),
             Followed::Gone { now, was_deleted } => self.end(now, was_deleted, source)?,
         }
         Ok(())
     }
 
-    fn tell_shared(&mut self, found: Found, source: Source) {
+    fn tell_shared(&mut self, found: Found, source: Source, was_local: bool) {
         self.life = match found.thread.expire_time {
             None => Life::Pinned,
             Some(at) => Life::Until { at, due: Instant::now() + at.since(found.now) + GRAIN },
         };
-        let was_local = self.is_local;
-        if was_local {
-            self.change_mode(ServingMode::Shared, source, &found.thread.epoch);
-        }
         let step = if was_local { resync(found, WAS_LOCAL) } else { step(&self.since, found) };
         self.tell(step, source);
         self.sync(source);
     }
 
     fn tell_local(&mut self, found: Found, source: Source) {
-        if !self.is_local {
-            self.change_mode(ServingMode::Degraded, source, &found.thread.epoch);
-        }
         let step = local::step(&self.since, found);
         self.tell(step, source);
         // Memory cannot tell what happened since an earlier watch.
@@ -209,13 +223,20 @@ impl<S: ThreadStore> ThreadWatch<S> {
         }
     }
 
-    fn change_mode(&mut self, mode: ServingMode, source: Source, epoch: &str) {
-        self.is_local = mode != ServingMode::Shared;
+    /// Tells how this process serves, if that is another way than was told: before what an answer from there tells.
+    fn tell_modes(&mut self, is_local: bool, source: Source, epoch: &str) {
+        let Some(serving) = &mut self.serving else { return };
+        let now = serving.borrow_and_update().mode;
         let position = match &self.since {
             Since::Told(place) => place.position.clone(),
             Since::Seq(seq) => Position { epoch: epoch.to_owned(), revision: 0, seq: *seq },
         };
-        self.pending.push_back(Told { event: Event::ModeChanged(mode), position, source });
+        for mode in modes(self.mode, now, is_local) {
+            self.mode = mode;
+            let source = if mode == ServingMode::Degraded { Source::Local { as_of: None } } else { source };
+            let event = Event::ModeChanged(mode);
+            self.pending.push_back(Told { event, position: position.clone(), source });
+        }
     }
 
     /// Ends the watch of a thread that is not there (any more), with why, as far as that is known.
@@ -229,9 +250,6 @@ impl<S: ThreadStore> ThreadWatch<S> {
             Life::Until { .. } | Life::Pinned => return Err(Error::ThreadLost { id: id() }),
         };
         let position = place.position.clone();
-        if self.is_local {
-            self.change_mode(ServingMode::Shared, source, "");
-        }
         self.pending.push_back(Told { event, position, source });
         self.next = Next::Ended;
         Ok(())
@@ -242,9 +260,8 @@ impl<S: ThreadStore> ThreadWatch<S> {
         match error {
             // An outage, and memory holds no copy. There is nothing to tell but that.
             Error::NeedsShared(_) => {
-                if !self.is_local {
-                    self.change_mode(ServingMode::Degraded, Source::Local { as_of: None }, "");
-                }
+                self.tell_modes(true, Source::Local { as_of: None }, "");
+                self.is_local = true;
                 self.next = Next::Woken;
                 Ok(())
             }
@@ -253,6 +270,7 @@ impl<S: ThreadStore> ThreadWatch<S> {
             | Error::Misconfigured(_)
             | Error::DeadlineExceeded
             | Error::RedisOutOfMemory => {
+                self.tell_modes(false, Source::Shared, "");
                 self.next = Next::Paused(match self.next {
                     Next::Paused(pause) => (pause * 2).min(LONGEST_PAUSE),
                     Next::Now | Next::Woken | Next::Ended => SHORTEST_PAUSE,
@@ -261,5 +279,17 @@ impl<S: ThreadStore> ThreadWatch<S> {
             }
             error => Err(error),
         }
+    }
+}
+
+/// Waits until the process serves in another way; for ever where it never does.
+async fn changed(serving: &mut Option<watch::Receiver<Serving>>) {
+    let has_changed = match serving {
+        Some(serving) => serving.changed().await.is_ok(),
+        None => false,
+    };
+    // Whoever tells it does so as long as the process serves.
+    if !has_changed {
+        pending::<()>().await;
     }
 }

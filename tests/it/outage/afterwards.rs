@@ -1,4 +1,5 @@
-//! When Redis is back, what it has is the truth, and nothing made in the outage passes for it.
+//! When Redis is back, what it has is the truth, and nothing made in the outage passes for it; what was accepted is merged
+//! into it.
 
 use fusewire::grpc::proto::{
     AppendMessagesRequest, Authority, GetThreadRequest, ListMessagesRequest, ListMessagesResponse,
@@ -25,11 +26,10 @@ async fn redis_is_served_again_and_its_state_is_what_callers_see() {
     let request = GetThreadRequest { thread_id: "t".into(), ..Default::default() };
     let answer = threads.client.clone().get_thread(request).await.unwrap().into_inner();
     assert_eq!((answer.authority(), answer.as_of), (Authority::Shared, None));
-    assert_eq!(ids(&threads.messages("t").await), ["m1", "m2", "m3", "m6"]);
-    // A retry of what was only accepted locally is how a caller makes it stay, until merging is built.
+    assert_eq!(ids(&threads.messages("t").await), ["m1", "m2", "m3", "m6", "m4", "m5"]);
     let again = threads.append("t", numbered(4, 5)).await;
     assert_eq!(again.authority(), Authority::Shared);
-    assert!(again.messages.iter().all(|message| !message.duplicate && message.seq > 0));
+    assert!(again.messages.iter().all(|message| message.duplicate && message.seq > 4));
     on.assert_told(1).await;
 }
 
@@ -48,6 +48,9 @@ async fn an_etag_made_locally_matches_nothing_afterwards() {
         assert_refused(threads.try_append(request).await, Code::Aborted, "ETAG_MISMATCH");
     }
     let request = AppendMessagesRequest { etag: shared, ..appending("t", numbered(2, 2)) };
+    assert_refused(threads.try_append(request).await, Code::Aborted, "ETAG_MISMATCH");
+    let etag = threads.peek("t").await.unwrap().etag;
+    let request = AppendMessagesRequest { etag, ..appending("t", numbered(2, 2)) };
     threads.try_append(request).await.unwrap();
 }
 

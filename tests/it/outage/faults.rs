@@ -5,9 +5,8 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{ANSWERED, SOON};
 use crate::support::{
-    behind_proxy::BehindProxy,
+    behind_proxy::{BehindProxy, quick},
     eventually::eventually,
-    fusewire::FusewireOptions,
     redis_options::RedisOptions,
     threads::{ids, numbered},
 };
@@ -77,7 +76,7 @@ async fn replies_that_never_arrive() {
 
 #[tokio::test]
 async fn a_killed_redis_that_comes_back_with_its_data() {
-    let on = BehindProxy::start_with(RedisOptions::tcp().append_only(), FusewireOptions::unix_socket()).await;
+    let on = BehindProxy::start_with(RedisOptions::tcp().append_only(), quick()).await;
     assert_outage(on, async |on| on.redis.kill(), async |on| on.redis.restart().await).await;
 }
 
@@ -113,7 +112,7 @@ async fn a_replica_too_few() {
 #[tokio::test]
 async fn a_disk_that_takes_no_snapshot() {
     let redis = RedisOptions::tcp().config("save", "3600 1").config("enable-protected-configs", "yes");
-    let on = BehindProxy::start_with(redis, FusewireOptions::unix_socket()).await;
+    let on = BehindProxy::start_with(redis, quick()).await;
     let fail = async |on: &mut BehindProxy| {
         let raw = on.redis.raw().await;
         // Where nobody can make a file.
@@ -133,7 +132,7 @@ async fn a_disk_that_takes_no_snapshot() {
 #[tokio::test]
 async fn a_script_of_another_that_does_not_end() {
     let redis = RedisOptions::tcp().config("lua-time-limit", "10");
-    let on = BehindProxy::start_with(redis, FusewireOptions::unix_socket()).await;
+    let on = BehindProxy::start_with(redis, quick()).await;
     let mut running = JoinSet::new();
     let fail = async |on: &mut BehindProxy| {
         let raw = on.redis.raw().await;

@@ -6,11 +6,12 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::SOON;
 use crate::support::{
-    behind_proxy::{BACK, LOST},
+    behind_proxy::{BACK, LOST, quick},
     fusewire::{Fusewire, FusewireOptions},
     health::{check, redis_is},
     redis_options::RedisOptions,
     redis_server::RedisServer,
+    status::merged,
     threads::{Threads, appending, assert_refused, ids, listing, numbered, seqs, thread, user},
 };
 
@@ -18,7 +19,7 @@ use crate::support::{
 async fn a_service_started_without_redis_serves_from_memory_and_turns_to_redis_without_a_restart() {
     let mut redis = RedisServer::start(RedisOptions::tcp()).await;
     redis.kill();
-    let service = Fusewire::start(FusewireOptions::unix_socket().var("REDIS_URL", &redis.url())).await;
+    let service = Fusewire::start(quick().var("REDIS_URL", &redis.url())).await;
     let channel = service.channel().await;
     let threads = Threads::on(channel.clone());
     assert_eq!(check(&channel, "").await.unwrap(), ServingStatus::Serving);
@@ -42,10 +43,12 @@ async fn a_service_started_without_redis_serves_from_memory_and_turns_to_redis_w
     let created = threads.try_create(thread("late")).await.unwrap();
     assert_eq!(created.authority(), Authority::Shared);
     assert_eq!(redis.raw().await.get::<u64>(&["EXISTS", "conversation_thread:{late}"]).await, 1);
-    // Merging is a later capability; until then what memory accepted is given up, and the log says so.
-    assert_refused(threads.peek("early").await, Code::NotFound, "THREAD_NOT_FOUND");
-    let line = service.wait_for_log("not merged and are given up", SOON).await;
-    assert!(line.contains("threads=1") && line.contains("messages=2"), "{line}");
+    merged(&channel).await;
+    let page = threads.page(listing("early")).await.unwrap();
+    assert_eq!(
+        (page.authority(), ids(&page.messages), seqs(&page.messages)),
+        (Authority::Shared, vec!["m1", "m2"], vec![1, 2])
+    );
     assert_eq!(service.logged("starting without redis: serving from local memory until it can be used"), 1);
     service.wait_for_log(BACK, SOON).await;
     assert_eq!((service.logged(LOST), service.logged(BACK)), (0, 1), "{:#?}", service.log());

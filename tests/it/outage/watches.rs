@@ -25,10 +25,17 @@ async fn degraded(watch: &mut Watch) {
     assert_eq!(watch.position, before);
 }
 
+/// Reads on until the watch says that what all share is told again, which it says with all of it; answers the last seq.
 async fn is_shared_again(watch: &mut Watch) -> i64 {
-    let told = watch.told().await;
-    assert_eq!((mode(&told), told.authority()), (ServingMode::Shared, Authority::Shared));
-    let told = watch.told().await;
+    let mut told = watch.told().await;
+    assert_eq!(mode(&told), ServingMode::Reconciling);
+    loop {
+        told = watch.told().await;
+        match &told.event {
+            Some(Event::ServingModeChanged(changed)) => assert_eq!(changed.mode(), ServingMode::Shared),
+            _ => break,
+        }
+    }
     assert_eq!(told.authority(), Authority::Shared);
     let Some(Event::Resync(resync)) = told.event else { panic!("{told:?}") };
     let last_seq = resync.thread.unwrap().last_seq;

@@ -11,13 +11,14 @@ use super::{
     health::{CHANGE, redis_is},
     redis_options::RedisOptions,
     redis_server::RedisServer,
+    status::merged,
     threads::Threads,
 };
 
 /// What the log says when Redis is lost.
 pub(crate) const LOST: &str = "redis is unreachable: serving from local memory";
 /// What the log says when it is back.
-pub(crate) const BACK: &str = "redis is reachable again: serving from redis";
+pub(crate) const BACK: &str = "redis is reachable again";
 
 pub(crate) struct BehindProxy {
     pub(crate) redis: RedisServer,
@@ -26,10 +27,15 @@ pub(crate) struct BehindProxy {
     pub(crate) channel: Channel,
 }
 
+/// Options with which a write that was given up cannot happen any more a little later: until then it is not replayed.
+pub(crate) fn quick() -> FusewireOptions {
+    FusewireOptions::unix_socket().var("FUSEWIRE__REDIS__COMMAND_TIMEOUT", "500ms")
+}
+
 impl BehindProxy {
     /// Starts all three and returns when the service serves from Redis.
     pub(crate) async fn start() -> Self {
-        Self::start_with(RedisOptions::tcp(), FusewireOptions::unix_socket()).await
+        Self::start_with(RedisOptions::tcp(), quick()).await
     }
 
     /// As [`BehindProxy::start`], for tests of what is no outage: on a busy machine it must not look like one.
@@ -85,8 +91,10 @@ impl BehindProxy {
         redis_is(&self.channel, ServingStatus::NotServing).await;
     }
 
+    /// Returns when the service serves from Redis and has merged what memory accepted.
     pub(crate) async fn is_back(&self) {
         redis_is(&self.channel, ServingStatus::Serving).await;
+        merged(&self.channel).await;
     }
 
     /// Checks that the log told of each loss and return once.

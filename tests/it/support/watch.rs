@@ -293,6 +293,9 @@ pub(crate) struct Account {
     /// Where the breakers of memory stand, in this outage if it is one.
     local: BTreeMap<String, Standing>,
     is_synced: bool,
+    /// How the instance was told to serve last.
+    mode: ServingMode,
+    is_outage: bool,
 }
 
 impl Account {
@@ -365,10 +368,14 @@ impl Account {
                 }
             }
             Event::ServingModeChanged(changed) => {
-                self.local.clear();
-                if changed.mode() == ServingMode::Shared {
+                if changed.mode() == std::mem::replace(&mut self.mode, changed.mode()) {
+                    return Err(format!("{:?} was told twice", changed.mode()));
+                }
+                // What all share is told from the end of the outage on, whatever else is still to be merged.
+                if std::mem::replace(&mut self.is_outage, changed.mode() == ServingMode::Degraded) {
                     self.unsure = self.standing.clone();
                 }
+                self.local.clear();
             }
         }
         Ok(())

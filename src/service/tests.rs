@@ -1,0 +1,257 @@
+//! Watches through every mode of the process, where the tests themselves say how it serves.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    breakers::{
+        ModelKey, Outcome, Policies, State as Breaker,
+        operations::{Following, Order, Ordered, Report},
+        watch::{Event as BreakerEvent, Interest, Watch},
+    },
+    call::{Call, Source},
+    threads::{
+        Append, Digest, Message, MessageId, NewMessage, NewThread, Profile, Role, ThreadId, Trim,
+        copies::ThreadCopies,
+        watch::{Event, Since, ThreadWatch},
+    },
+};
+
+const LIMITS: Limits = Limits { max_messages: 1000, max_bytes: 4 << 20 };
+
+/// A process of which the tests say whether its Redis answers and, apart from that, how it serves.
+struct Process {
+    reachability: Arc<Reachability>,
+    is_up: Arc<AtomicBool>,
+    serving: watch::Sender<Serving>,
+    shutdown: Shutdown,
+}
+
+impl Process {
+    fn start() -> Self {
+        let reachability = Arc::new(Reachability::new(&Ok(()), Duration::from_millis(200)));
+        let (is_up, shutdown) = (Arc::new(AtomicBool::new(true)), Shutdown::new());
+        let (probed, known, token) = (Arc::clone(&is_up), Arc::clone(&reachability), shutdown.token());
+        let probe = move || {
+            let found = probed.load(Ordering::SeqCst).then_some(());
+            async move { found.ok_or(Error::TimedOut(Duration::ZERO)) }
+        };
+        shutdown.spawn("probe", async move { known.run(token, probe, |_| {}).await });
+        let serving = watch::Sender::new(Serving { mode: ServingMode::Shared, since: SystemClock.now() });
+        Self { reachability, is_up, serving, shutdown }
+    }
+
+    /// Returns once calls go to Redis, or to memory.
+    async fn reaches(&self, is_up: bool) {
+        self.is_up.store(is_up, Ordering::SeqCst);
+        let mut state = self.reachability.watch();
+        state.wait_for(|state| matches!(state, State::Reachable) == is_up).await.unwrap();
+    }
+
+    fn serves(&self, mode: ServingMode) {
+        self.serving.send_replace(Serving { mode, since: SystemClock.now() });
+    }
+}
+
+fn said(id: &str) -> NewMessage {
+    let message = Message {
+        id: MessageId::parse("id", id).unwrap(),
+        role: Role::User,
+        in_progress: false,
+        tokens: 1,
+        size: 4,
+        tools: Vec::new(),
+        payload: Bytes::new(),
+    };
+    NewMessage { message, digest: Digest([0; 16]) }
+}
+
+fn thread_id() -> ThreadId {
+    ThreadId::parse("id", "t").unwrap()
+}
+
+type Threads = Fallback<MemoryThreads<SystemClock>, MemoryCopies<SystemClock>>;
+
+/// One thread on a shared store, which is memory here, and a watch of it that is told all there was.
+struct Watched {
+    process: Process,
+    store: Arc<Threads>,
+    wakers: Wakers,
+    watch: ThreadWatch<Threads>,
+}
+
+impl Watched {
+    async fn start() -> Self {
+        let process = Process::start();
+        let shared = MemoryThreads::new(SystemClock, LIMITS, 1 << 20);
+        let bounds = JournalBounds { max_bytes: 1 << 20, max_entries: 100 };
+        let copies = MemoryCopies::new(SystemClock, LIMITS, (1 << 20, 10), bounds, |_| Digest([0; 16]));
+        let reachability = Arc::clone(&process.reachability);
+        let store = Arc::new(Fallback::new(shared, copies, reachability, Duration::ZERO));
+        let ttl = Ttl::new("ttl", Duration::from_hours(1)).unwrap();
+        let (title, labels, trim) = (String::new(), std::collections::BTreeMap::new(), Trim::default());
+        let profile = Profile { owner: None, title, labels, ttl, pinned: false, trim };
+        let new = NewThread { id: thread_id(), profile, messages: Vec::new(), request_id: None };
+        store.create(&Call::default(), &new).await.unwrap();
+        let wakers = Wakers { serving: Some(process.serving.subscribe()), ..Wakers::default() };
+        let watch = Self::begin(&store, &wakers).await;
+        let mut watched = Self { process, store, wakers, watch };
+        assert_eq!(watched.next().await, Event::Synced);
+        watched
+    }
+
+    async fn begin(store: &Arc<Threads>, wakers: &Wakers) -> ThreadWatch<Threads> {
+        let call = Call::default();
+        ThreadWatch::begin(Arc::clone(store), wakers, &call, thread_id(), Since::Seq(0)).await.unwrap()
+    }
+
+    /// Nothing waits any more that memory answers for.
+    fn put_aside(&self) {
+        let copies = self.store.copies();
+        for run in copies.due(true).concat() {
+            copies.park(run, "a test");
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        self.watch.next().await.unwrap().unwrap().event
+    }
+
+    /// Appends a message, which must be what is told next, by the shared store or by memory.
+    async fn append(&mut self, id: &str, is_local: bool) {
+        let (messages, owner, create, etag) = (vec![said(id)], None, None, None);
+        let append = Append { id: thread_id(), messages, owner, create, etag };
+        self.store.append(&Call::default(), &append).await.unwrap();
+        self.wakers.bells.ring(&thread_id());
+        let told = self.watch.next().await.unwrap().unwrap();
+        let Event::Appended(messages) = told.event else { panic!("{:?}", told.event) };
+        assert_eq!(messages.last().unwrap().message.id.to_string(), id);
+        assert_eq!(matches!(told.source, Source::Local { as_of: Some(_) }), is_local);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_a_thread_tells_each_mode_and_resyncs_where_the_shared_store_answers_again() {
+    let mut on = Watched::start().await;
+    for round in 0..2 {
+        on.append(&format!("before-{round}"), false).await;
+        on.process.reaches(false).await;
+        on.process.serves(ServingMode::Degraded);
+        assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Degraded));
+        on.append(&format!("outage-{round}"), true).await;
+        // What was accepted is being merged: memory still answers for this thread.
+        on.process.serves(ServingMode::Reconciling);
+        assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Reconciling));
+        on.append(&format!("merging-{round}"), true).await;
+        on.put_aside();
+        on.process.reaches(true).await;
+        on.wakers.bells.ring_all();
+        assert!(matches!(on.next().await, Event::Resync { .. }));
+        on.append(&format!("merged-{round}"), false).await;
+        on.process.serves(ServingMode::Shared);
+        assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Shared));
+    }
+    on.append("after", false).await;
+    on.process.shutdown.trigger();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_the_process_says_late_is_told_as_well() {
+    let mut on = Watched::start().await;
+    on.process.reaches(false).await;
+    on.wakers.bells.ring_all();
+    assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Degraded), "memory answered");
+    on.process.serves(ServingMode::Degraded);
+    on.append("outage", true).await;
+    on.put_aside();
+    on.process.reaches(true).await;
+    on.wakers.bells.ring_all();
+    // Redis answers, but what it shares comes after the mode.
+    let later = async {
+        sleep(Duration::from_secs(5)).await;
+        on.process.serves(ServingMode::Shared);
+    };
+    let (told, ()) = tokio::join!(on.watch.next(), later);
+    assert_eq!(told.unwrap().unwrap().event, Event::ModeChanged(ServingMode::Shared));
+    assert!(matches!(on.next().await, Event::Resync { .. }));
+    on.append("after", false).await;
+    on.process.shutdown.trigger();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_a_thread_that_begins_while_writes_are_merged_is_told_so() {
+    let mut on = Watched::start().await;
+    on.process.serves(ServingMode::Reconciling);
+    on.watch = Watched::begin(&on.store, &on.wakers).await;
+    assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Reconciling));
+    assert_eq!(on.next().await, Event::Synced);
+    on.process.serves(ServingMode::Shared);
+    assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Shared));
+    on.append("after", false).await;
+    on.process.shutdown.trigger();
+}
+
+type Engines = Engine<MemoryBreakers<SystemClock>>;
+
+fn engine(shutdown: &Shutdown) -> Engines {
+    let store = MemoryBreakers::new(SystemClock, 100);
+    Engine::new(store, Policies::default(), "here", None, shutdown.clone())
+}
+
+fn key() -> ModelKey {
+    ModelKey::parse("key", "m").unwrap()
+}
+
+async fn trip(engine: &Engines) {
+    let what = Ordered::Trip(None);
+    let order = Order { what, actor: String::new(), reason: String::new(), request_id: None };
+    engine.operate(&Call::default(), &key(), &order).await.unwrap();
+}
+
+async fn fail(engine: &Engines) {
+    for _ in 0..5 {
+        let (permit, outcome, detail) = (None, Outcome::Failure, String::new());
+        let report = Report { key: key(), permit, outcome, duration: None, retry_after: None, detail };
+        engine.report(&Call::default(), report).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_breakers_tells_each_mode_and_what_all_share_from_the_merging_on() {
+    let process = Process::start();
+    let (shared, local) = (engine(&process.shutdown), engine(&process.shutdown));
+    let (reachability, serving) = (Arc::clone(&process.reachability), process.serving.subscribe());
+    let breakers =
+        FallbackBreakers::new(shared.clone(), local.clone(), reachability, serving, Arc::new(SystemClock));
+    let interest = Interest { keys: Vec::new(), prefix: Some(String::new()) };
+    let mut watch = breakers.watch(Watch { interest, ..Watch::default() }).unwrap();
+    assert_eq!(watch.next().await.value, BreakerEvent::Synced);
+    let opens = |event: BreakerEvent| match event {
+        BreakerEvent::Changed(_, change) => {
+            (change.to == Breaker::Open).then_some(change.position.generation)
+        }
+        other => panic!("{other:?}"),
+    };
+    trip(&shared).await;
+    assert_eq!(opens(watch.next().await.value), Some(1));
+    process.serves(ServingMode::Degraded);
+    let told = watch.next().await;
+    assert_eq!(told.value, BreakerEvent::ModeChanged(ServingMode::Degraded));
+    fail(&local).await;
+    assert_eq!(opens(watch.next().await.value), Some(1));
+    trip(&shared).await;
+    process.serves(ServingMode::Reconciling);
+    assert!(matches!(watch.next().await.value, BreakerEvent::Removed(_)), "what memory had is no more");
+    let told = watch.next().await;
+    assert_eq!(told.value, BreakerEvent::ModeChanged(ServingMode::Reconciling));
+    assert_eq!(told.source, Source::Shared);
+    let BreakerEvent::Resync(breaker, _) = watch.next().await.value else { panic!("no resync") };
+    assert_eq!(breaker.position.generation, 2);
+    process.serves(ServingMode::Shared);
+    assert_eq!(watch.next().await.value, BreakerEvent::ModeChanged(ServingMode::Shared));
+    trip(&shared).await;
+    assert_eq!(opens(watch.next().await.value), Some(3), "it goes on without a gap");
+    process.shutdown.trigger();
+}
