@@ -235,3 +235,6 @@ impl fmt::Display for Verdict {
         write!(f, "bound of a call: {:.0} ms", self.bound.as_secs_f64() * 1000.0)
     }
 }
+
+#[cfg(test)]
+mod tests;
