@@ -31,6 +31,7 @@ mod rotate;
 mod servers;
 mod soak;
 #[path = "../storm/storm.rs"]
+#[expect(dead_code, reason = "it has tests, which a bench does not run")]
 mod storm;
 #[path = "../it/support"]
 #[expect(dead_code, reason = "these are the tests', and the storm needs a part of each")]
