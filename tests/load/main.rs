@@ -9,9 +9,13 @@
 //! `target/load.json`; a ratio is the median of the rounds' ratios, since machines have slow minutes.
 //! `FUSEWIRE_LOAD_SECONDS` (1) and `FUSEWIRE_LOAD_ROUNDS` (9) make it longer,
 //! `FUSEWIRE_LOAD_ONLY` shorter: only operations whose name holds it.
+//!
+//! With `FUSEWIRE_SOAK_SECONDS` nothing is measured: two instances go through a storm of faults for so long, see
+//! `tests/storm`. `FUSEWIRE_SOAK_SEED` brings another one.
 
 #![expect(
     clippy::expect_used,
+    clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::print_stderr,
@@ -25,9 +29,31 @@ mod drive;
 mod operations;
 mod rotate;
 mod servers;
+mod soak;
+#[path = "../storm/storm.rs"]
+#[expect(dead_code, reason = "it has tests, which a bench does not run")]
+mod storm;
+#[path = "../it/support"]
+#[expect(dead_code, reason = "these are the tests', and the storm needs a part of each")]
+mod support {
+    pub(crate) mod breakers;
+    pub(crate) mod chaos_proxy;
+    mod chaos_pump;
+    pub(crate) mod eventually;
+    pub(crate) mod fusewire;
+    mod manual_clock;
+    mod port;
+    mod process;
+    mod raw;
+    pub(crate) mod redis_options;
+    pub(crate) mod redis_server;
+    pub(crate) mod status;
+    pub(crate) mod threads;
+    mod tls;
+}
 mod watch;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use drive::{Drive, Figures};
 use operations::Operation;
@@ -47,6 +73,10 @@ fn main() {
     let number = |name: &str, default: u32| {
         std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
+    let soak = number("FUSEWIRE_SOAK_SECONDS", 0);
+    if soak > 0 {
+        return soak::run(Duration::from_secs(soak.into()), number("FUSEWIRE_SOAK_SEED", 1).into());
+    }
     let (seconds, rounds) = (number("FUSEWIRE_LOAD_SECONDS", 1), number("FUSEWIRE_LOAD_ROUNDS", 9));
 
     let only = std::env::var("FUSEWIRE_LOAD_ONLY").unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Balances the books: what was acknowledged is there, once and in order.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     time::Duration,
 };
@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 /// Far above what reading one thread takes, for a loaded machine.
-const READ: Duration = Duration::from_secs(60);
+const READ: Duration = Duration::from_mins(1);
 
 /// What a storm came to.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(crate) struct Verdict {
     pub(crate) lost: usize,
     pub(crate) duplicated: usize,
     pub(crate) trial_permits: usize,
+    /// What each instance has in memory, in KiB.
+    pub(crate) resident: [u64; 2],
     /// What must not have happened, the first of it.
     pub(crate) wrong: Vec<String>,
 }
@@ -87,6 +89,7 @@ pub(super) async fn balance(world: &World, shared: &Shared, faults: Vec<(Kind, D
         lost,
         duplicated,
         trial_permits: shared.leases.count(),
+        resident: world.sides.each_ref().map(|side| side.service.resident()),
         wrong: shared.books.told(),
     }
 }
@@ -140,11 +143,11 @@ impl<'a> Found<'a> {
         if !self.twice.is_empty() {
             wrong.push(format!("these are there more than once: {:?}", self.twice));
         }
-        let sent: HashMap<&str, ()> =
-            account.batches.iter().flat_map(|batch| &batch.ids).map(|id| (id.as_str(), ())).collect();
+        let sent: HashSet<&str> =
+            account.batches.iter().flat_map(|batch| &batch.ids).map(String::as_str).collect();
         for (place, message) in self.messages.iter().enumerate() {
             let Message { id, seq, parts, provisional, .. } = message;
-            if !sent.contains_key(id.as_str()) {
+            if !sent.contains(id.as_str()) {
                 wrong.push(format!("nobody sent {id}"));
             }
             if *parts != user(id, &text(id)).parts || *provisional {
@@ -227,6 +230,11 @@ impl fmt::Display for Verdict {
         for (kind, Calls { count, slowest }) in &self.calls {
             writeln!(f, "calls {kind}: {count}, slowest {:.0} ms", slowest.as_secs_f64() * 1000.0)?;
         }
+        let [one, other] = self.resident.map(|kib| kib / 1024);
+        writeln!(f, "memory in use: {one} and {other} MiB")?;
         write!(f, "bound of a call: {:.0} ms", self.bound.as_secs_f64() * 1000.0)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use fusewire::grpc::proto::{JournalStatus, ServingMode};
-use tokio::task::JoinSet;
+use fusewire::grpc::proto::{GetStatusResponse, ServingMode};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tonic::transport::Channel;
 
 use crate::support::{
     breakers::Breakers,
     chaos_proxy::ChaosProxy,
-    eventually::eventually,
+    eventually::POLL,
     fusewire::{Fusewire, FusewireOptions},
     redis_options::RedisOptions,
     redis_server::RedisServer,
@@ -18,7 +21,7 @@ use crate::support::{
 };
 
 /// Far above what the end of an outage and a merge take, for a loaded machine.
-const SETTLES: Duration = Duration::from_secs(60);
+const SETTLES: Duration = Duration::from_mins(1);
 
 pub(crate) struct World {
     pub(crate) redis: RedisServer,
@@ -70,19 +73,21 @@ impl World {
     pub(crate) async fn settled(&self, what: &str) {
         for side in &self.sides {
             let mut seen = None;
-            let is_so = async || {
-                let told = status(&side.channel).await;
-                let journal = told.journal.clone().unwrap_or_default();
-                let JournalStatus { entries, bytes, parked, .. } = &journal;
-                let is_empty = (*entries, *bytes, parked.len()) == (0, 0, 0);
-                let is_settled = told.mode() == ServingMode::Shared && is_empty;
-                seen = Some(told);
-                is_settled
+            let settled = async {
+                while !is_settled(seen.insert(status(&side.channel).await)) {
+                    sleep(POLL).await;
+                }
             };
-            let waits = tokio::time::timeout(SETTLES, eventually(what, SETTLES * 2, is_so)).await;
-            assert!(waits.is_ok(), "waited {SETTLES:?} in vain: {what}: {seen:?}");
+            let is_in_time = timeout(SETTLES, settled).await.is_ok();
+            assert!(is_in_time, "waited {SETTLES:?} in vain: {what}: {seen:?}");
         }
     }
+}
+
+fn is_settled(told: &GetStatusResponse) -> bool {
+    let is_empty =
+        told.journal.as_ref().is_none_or(|journal| journal.entries == 0 && journal.parked.is_empty());
+    told.mode() == ServingMode::Shared && is_empty
 }
 
 impl Side {

@@ -73,7 +73,7 @@ pub(super) async fn run(clients: Clients, shared: Arc<Shared>, script: Script, i
     let homes = (0..COMMON)
         .map(|number| Home {
             id: common(shared.round, number),
-            creates: number >= THERE_BEFORE || index % 2 == 0,
+            creates: number >= THERE_BEFORE || index.is_multiple_of(2),
             bound: None,
             last: None,
         })

@@ -104,6 +104,7 @@ async fn a_write_that_timed_out_is_there_once_whether_it_ran_or_not() {
         on.is_lost().await;
         append_locally(&threads, "t", numbered(from + 1, from + 1)).await;
         merge_all(&on).await;
+        super::assert_numbered(&threads, "t", from + 1).await;
         // Redis gets it late.
         on.proxy.freeze().await;
         append_locally(&threads, "t", numbered(from + 2, from + 2)).await;

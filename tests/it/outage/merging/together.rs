@@ -1,10 +1,13 @@
 //! Several instances that wrote during one outage.
 
-use fusewire::grpc::proto::{AppendMessagesRequest, Authority, Message};
+use fusewire::grpc::proto::{AppendMessagesRequest, Authority, ListMessagesRequest, Message};
 
 use crate::{
     storm::world::World,
-    support::threads::{Threads, appending, ids, user},
+    support::{
+        thread_watch::watching,
+        threads::{Threads, appending, ids, listing, user},
+    },
 };
 
 /// Cuts the way of both instances to Redis, and returns when both serve from memory.
@@ -99,4 +102,20 @@ async fn one_instance_in_an_outage_does_not_hinder_the_other() {
     let expected: Vec<String> = names("b").chain(names("a")).collect();
     assert_eq!(ids(&messages), expected);
     assert_eq!(other.messages("t").await, messages);
+}
+
+#[tokio::test]
+async fn a_place_that_a_copy_does_not_reach_is_not_said_to_be_beyond_the_thread() {
+    let world = World::start().await;
+    let [one, other] = world.sides.each_ref().map(|side| Threads::on(side.channel.clone()));
+    one.create("t").await;
+    one.append("t", vec![user("m1", "x")]).await;
+    other.append("t", vec![user("m2", "x"), user("m3", "x")]).await;
+    lose(&world).await;
+    let after = |after_seq| ListMessagesRequest { after_seq, ..listing("t") };
+    let before = |before_seq| ListMessagesRequest { before_seq, ..listing("t") };
+    for (what, request) in [("after", after(3)), ("after", after(2)), ("before", before(4))] {
+        super::super::assert_unavailable(what, one.page(request).await);
+    }
+    super::super::assert_unavailable("watch", one.try_watch(watching("t", 3)).await.map(drop));
 }
