@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Digest, Message, MessageId, Parent, Profile, RequestId, Thread, ThreadId, Ttl};
+use super::{Digest, Message, MessageId, RequestId, Thread, ThreadId, Ttl};
 use crate::{clock::Timestamp, error::Result};
 
 /// The most messages that are replayed in one step …
@@ -29,24 +29,11 @@ pub struct Entry {
 /// The thread that writes were accepted for, as it was known then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Its id.
-    pub id: ThreadId,
-    /// The incarnation; one of memory's own where memory created the thread.
-    pub epoch: String,
-    /// The last revision of that incarnation which Redis acknowledged; 0 where there is none.
-    pub revision: i64,
-    /// The last seq that Redis gave out in it, as far as is known.
-    pub last_seq: i64,
+    /// The thread before the first of these writes, as it was last known. Where memory created it, an empty one of revision
+    /// 0, in an epoch of memory's own.
+    pub thread: Thread,
     /// Whether the writes may go to a thread of any owner: appends that name none ask for none.
     pub any_owner: bool,
-    /// What it is created with if there is none.
-    pub profile: Profile,
-    /// Where it was forked from.
-    pub parent: Option<Parent>,
-    /// When this incarnation began.
-    pub create_time: Timestamp,
-    /// When it expires if Redis is told nothing more; none when pinned.
-    pub expire_time: Option<Timestamp>,
     /// The request that created it, if that came through this process.
     pub created_by: Option<RequestId>,
 }
@@ -128,7 +115,7 @@ pub enum Record {
         /// The run.
         run: RunId,
         /// The thread.
-        origin: Origin,
+        origin: Arc<Origin>,
         /// Whether memory created the thread.
         creates: bool,
     },
@@ -154,21 +141,21 @@ pub enum Record {
 }
 
 /// Answers once records are as safe as the journal file is configured to make them; an error says that they are not in
-/// the file.
+/// the file, a receipt that is dropped that nobody knows.
 pub type Receipt = oneshot::Receiver<Result<()>>;
 
 /// A file that the journal is also written to, so that it outlives this process.
 pub trait JournalFile: fmt::Debug + Send + Sync + 'static {
-    /// Appends records behind those given before. Never blocks. After a failure every later append fails, too, until
-    /// [`JournalFile::replace`] succeeds: so the file never has a gap.
+    /// Appends records behind those given before: in a crash all of them are there or none. Never blocks. After any
+    /// failure every later append fails, too, until [`JournalFile::replace`] succeeds: so the file never has a gap.
     fn append(&self, records: Vec<Record>) -> Receipt;
 
-    /// Puts these records in the place of all that the file holds. Never blocks.
+    /// Puts these records in the place of all that the file holds, which stays as it is if that fails. Never blocks.
     fn replace(&self, records: Vec<Record>) -> Receipt;
 
-    /// Whether the file holds less than was given to it.
+    /// Whether the file holds less than was given to it, as far as is known yet; before a receipt says so, it does.
     fn has_failed(&self) -> bool;
 
-    /// The bytes of the file, those of appends under way included.
+    /// The bytes that the file will have when all that was given to it is written; of what still waits, about.
     fn bytes(&self) -> u64;
 }
