@@ -22,6 +22,7 @@
 //!                      subscriber, redis::Notifications
 //! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
 //!                      an outage
+//! journal              the journal file: writes that wait to be merged, kept so that they outlive the process
 //! doorbell             whether changes in Redis are noticed at once
 //! diagnostics          what this process tells of itself
 //! error, clock, call   what went wrong, what time it is, and what travels with every request
@@ -30,9 +31,9 @@
 //!
 //! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
 //! `redis` and `memory` import `threads` and `breakers` and never each other (`redis` its part of `settings`, too);
-//! `threads` imports only `error`, `clock`, `call` and `doorbell`, `breakers` these and `shutdown`; `settings` imports
-//! `breakers::policies` alone.
-//! Generated types appear only inside `grpc`, the redis crate only inside `redis`.
+//! `journal` imports `threads`, `error`, `clock` and `shutdown`; `threads` imports only `error`, `clock`, `call` and
+//! `doorbell`, `breakers` these and `shutdown`; `settings` imports `breakers::policies` alone.
+//! Generated types appear only inside `grpc`, the redis crate only inside `redis`, protobuf only in `grpc` and `journal`.
 //!
 //! # The path of one request
 //!
@@ -99,6 +100,7 @@ pub mod doorbell;
 pub mod error;
 pub mod fallback;
 pub mod grpc;
+pub mod journal;
 pub mod memory;
 pub mod redis;
 pub mod service;

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug_span};
+use tracing::{Instrument, Span, debug_span};
 
 /// Tells every task to end, and waits for them. Clones are the same shutdown.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,16 @@ impl Shutdown {
         F: Future<Output: Send> + Send + 'static,
     {
         self.tasks.spawn(future.instrument(debug_span!("task", task)))
+    }
+
+    /// Runs work that blocks on a thread where it holds up no task; [`Shutdown::wait`] waits for it. It must end by
+    /// itself, for nothing can interrupt it.
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let span = Span::current();
+        self.tasks.spawn_blocking(move || span.in_scope(work))
     }
 
     /// Begins the shutdown; once is enough.

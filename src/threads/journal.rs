@@ -141,21 +141,21 @@ pub enum Record {
 }
 
 /// Answers once records are as safe as the journal file is configured to make them; an error says that they are not in
-/// the file.
+/// the file, a receipt that is dropped that nobody knows.
 pub type Receipt = oneshot::Receiver<Result<()>>;
 
 /// A file that the journal is also written to, so that it outlives this process.
 pub trait JournalFile: fmt::Debug + Send + Sync + 'static {
-    /// Appends records behind those given before. Never blocks. After a failure every later append fails, too, until
-    /// [`JournalFile::replace`] succeeds: so the file never has a gap.
+    /// Appends records behind those given before: in a crash all of them are there or none. Never blocks. After any
+    /// failure every later append fails, too, until [`JournalFile::replace`] succeeds: so the file never has a gap.
     fn append(&self, records: Vec<Record>) -> Receipt;
 
-    /// Puts these records in the place of all that the file holds. Never blocks.
+    /// Puts these records in the place of all that the file holds, which stays as it is if that fails. Never blocks.
     fn replace(&self, records: Vec<Record>) -> Receipt;
 
-    /// Whether the file holds less than was given to it.
+    /// Whether the file holds less than was given to it, as far as is known yet; before a receipt says so, it does.
     fn has_failed(&self) -> bool;
 
-    /// The bytes of the file, those of appends under way included.
+    /// The bytes that the file will have when all that was given to it is written; of what still waits, about.
     fn bytes(&self) -> u64;
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// For each part of the crate, the parts that it may name.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("clock", &[]),
     ("call", &["clock"]),
@@ -20,13 +20,18 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("breakers", &["error", "clock", "call", "doorbell", "shutdown"]),
     ("memory", &["threads", "breakers", "error", "clock", "call"]),
     ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings", "diagnostics"]),
+    ("journal", &["threads", "error", "clock", "shutdown"]),
     ("fallback", &["threads", "breakers", "error", "clock", "call"]),
     ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics"]),
 ];
 
 /// What only some parts may name at all.
-const ONLY_IN: [(&str, &[&str]); 4] =
-    [("bb8_redis", &["redis"]), ("tonic", &["grpc"]), ("prost", &["grpc"]), ("std::env", &["settings"])];
+const ONLY_IN: [(&str, &[&str]); 4] = [
+    ("bb8_redis", &["redis"]),
+    ("tonic", &["grpc"]),
+    ("prost", &["grpc", "journal"]),
+    ("std::env", &["settings"]),
+];
 
 fn sources() -> Vec<(String, PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
