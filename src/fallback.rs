@@ -134,7 +134,7 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
     async fn mark_loss(&self, call: &Call, thread: &mut Thread, acknowledged: i64) -> Result<()> {
         let lost = acknowledged - thread.revision;
         warn!(thread = %thread.id, lost, "redis lost acknowledged writes: the thread gets a new epoch");
-        self.copies.repair(thread);
+        self.copies.repair(&thread.id);
         *thread = self.shared.reincarnate(call, thread).await?.value;
         Ok(())
     }

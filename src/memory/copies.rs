@@ -295,18 +295,15 @@ impl<C: Clock> ThreadCopies for MemoryCopies<C> {
 
     fn park(&self, run: RunId, reason: &str) {
         let now = self.clock.now();
-        let Held { stock, journal } = &mut *lock(&self.held);
-        if let Some(thread) = journal.park(run, reason, now) {
-            stock.take(&thread);
-        }
+        lock(&self.held).journal.park(run, reason, now);
     }
 
-    fn repair(&self, thread: &Thread) {
+    fn repair(&self, id: &ThreadId) {
         let now = self.clock.now();
         let Held { stock, journal } = &mut *lock(&self.held);
-        if let Some(held) = stock.peek(&thread.id) {
+        if let Some(held) = stock.peek(id) {
             let missing = held.base(Base::Acknowledged, self.digest_of);
-            journal.repair(Origin { thread: thread.clone(), ..held.origin() }, missing, now);
+            journal.repair(held.origin(), missing, now);
         }
         self.stirred.notify_one();
     }

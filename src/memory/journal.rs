@@ -242,7 +242,7 @@ impl Journal {
             }
             Next::Parked(reason) => {
                 self.park(id, &reason, now);
-                Settled::Dropped
+                Settled::Over
             }
             Next::Merged { thread: merged, is_clean } => {
                 let was_active = self.active.get(thread) == Some(&id);
@@ -261,17 +261,14 @@ impl Journal {
         self.change(id, |run| run.rebase(epoch, revision));
     }
 
-    /// Puts a run aside: it cannot be replayed for now.
-    /// Answers the thread whose calls go to Redis again.
-    pub(super) fn park(&mut self, id: RunId, reason: &str, now: Timestamp) -> Option<ThreadId> {
-        let run = self.runs.get_mut(&id)?;
+    /// Puts a run aside: it cannot be replayed for now. Memory goes on to answer for its thread, so that what is accepted
+    /// after it stays behind it.
+    pub(super) fn park(&mut self, id: RunId, reason: &str, now: Timestamp) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
         let (thread, entries) = (run.origin.thread.id.clone(), run.count());
         if run.park(reason.to_owned(), now.plus(RETRY)) {
             warn!(%thread, entries, reason, "writes accepted in the outage cannot be merged for now: they are kept");
         }
-        let was_active = self.active.get(&thread) == Some(&id);
-        self.retire(id, &thread);
-        was_active.then_some(thread)
     }
 
     /// Lets the calls of a thread go to Redis again.

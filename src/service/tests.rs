@@ -15,6 +15,7 @@ use crate::{
     threads::{
         Append, Digest, Message, MessageId, NewMessage, NewThread, Profile, Role, ThreadId, Trim,
         copies::ThreadCopies,
+        journal::Replayed,
         watch::{Event, Since, ThreadWatch},
     },
 };
@@ -108,10 +109,11 @@ impl Watched {
     }
 
     /// Nothing waits any more that memory answers for.
-    fn put_aside(&self) {
+    fn drop_waiting(&self) {
         let copies = self.store.copies();
         for run in copies.due(true).concat() {
-            copies.park(run, "a test");
+            let step = copies.step(run).unwrap();
+            copies.settle(run, &step, Replayed::Deleted);
         }
     }
 
@@ -145,7 +147,7 @@ async fn a_watch_of_a_thread_tells_each_mode_and_resyncs_where_the_shared_store_
         on.process.serves(ServingMode::Reconciling);
         assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Reconciling));
         on.append(&format!("merging-{round}"), true).await;
-        on.put_aside();
+        on.drop_waiting();
         on.process.reaches(true).await;
         on.wakers.bells.ring_all();
         assert!(matches!(on.next().await, Event::Resync { .. }));
@@ -165,7 +167,7 @@ async fn an_outage_that_the_process_says_late_is_told_as_well() {
     assert_eq!(on.next().await, Event::ModeChanged(ServingMode::Degraded), "memory answered");
     on.process.serves(ServingMode::Degraded);
     on.append("outage", true).await;
-    on.put_aside();
+    on.drop_waiting();
     on.process.reaches(true).await;
     on.wakers.bells.ring_all();
     // Redis answers, but what it shares comes after the mode.

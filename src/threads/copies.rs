@@ -137,8 +137,8 @@ pub trait ThreadCopies: ThreadStore {
     /// Puts a run aside that the shared store refuses.
     fn park(&self, run: RunId, reason: &str);
 
-    /// Puts on the journal what the shared store lost of what it had acknowledged: `thread` is what it has.
-    fn repair(&self, thread: &Thread);
+    /// Puts on the journal what is known of the messages that the shared store acknowledged, since it lost some.
+    fn repair(&self, id: &ThreadId);
 
     /// The held threads that this process wrote to in this time: a failover may have lost that.
     fn written_within(&self, how_long: Duration) -> Vec<ThreadId>;

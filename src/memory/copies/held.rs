@@ -305,7 +305,11 @@ impl HeldThread {
 
     /// Pages through messages if every one that was asked for is known.
     pub(super) fn messages(&mut self, query: &MessagesQuery, now: Timestamp) -> Result<MessagesPage> {
-        let window = page::window(query, &self.thread)?;
+        // What lies beyond this copy may be in Redis.
+        let window = page::window(query, &self.thread).map_err(|error| match error {
+            Error::SeqOutOfRange { .. } => Error::NeedsShared("a page beyond what is held in memory"),
+            error => error,
+        })?;
         let (messages, more) =
             page::take(self.log.range(window.start.max(self.known_from)..window.end), query);
         // A descending page that ends within the run does not reach what is unknown.
@@ -323,7 +327,7 @@ impl HeldThread {
         let last_seq = self.thread.last_seq;
         let new = match since {
             Since::Seq(after) if *after > last_seq => {
-                return Err(Error::SeqOutOfRange { field: "after_seq", last_seq });
+                return Err(Error::NeedsShared("a watch from beyond what is held in memory"));
             }
             Since::Seq(after) if after.saturating_add(1) < self.known_from => {
                 return Err(Error::NeedsShared("a watch of messages that are not all held in memory"));

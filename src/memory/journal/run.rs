@@ -261,7 +261,7 @@ impl Run {
         if std::mem::replace(&mut self.is_moved, true) {
             return Next::Parked(format!("{id} belongs to another owner, too"));
         }
-        let reason = format!("became {other}: redis has a thread of another owner");
+        let reason = format!("became {other}, since redis has a thread of another owner");
         self.change_thread(|thread| (thread.id, thread.revision, thread.last_seq) = (other, 0, 0));
         Next::Moved(reason)
     }
@@ -275,8 +275,10 @@ impl Run {
         let Ok(id) = MessageId::parse("id", &format!("{used}~{}", ulid_of(entry.digest))) else {
             return Next::Parked(format!("redis has another message {used}, and there is no id beside it"));
         };
-        let reason = format!("message {used} became {id}: redis has another message with its id");
-        let renamed = Message { id, ..Message::clone(&entry.message) };
+        let reason = format!("message {used} became {id}, since redis has another message of that id");
+        let longer = id.as_str().len() - used.as_str().len();
+        let size = entry.message.size.saturating_add(u32::try_from(longer).unwrap_or_default());
+        let renamed = Message { id, size, ..Message::clone(&entry.message) };
         self.weight = self.weight + Tally::of(&renamed).memory - Tally::of(&entry.message).memory;
         entry.message = Arc::new(renamed);
         self.is_clean = false;

@@ -1,7 +1,6 @@
 //! A start without Redis: served from memory at once, from Redis as soon as it is there.
 
 use fusewire::grpc::proto::{Authority, GetThreadRequest};
-use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::SOON;
@@ -12,7 +11,7 @@ use crate::support::{
     redis_options::RedisOptions,
     redis_server::RedisServer,
     status::merged,
-    threads::{Threads, appending, assert_refused, ids, listing, numbered, seqs, thread, user},
+    threads::{Threads, appending, ids, listing, numbered, seqs, thread, user},
 };
 
 #[tokio::test]

@@ -44,8 +44,8 @@ async fn a_deleted_thread_stays_deleted() {
     let told = merge(&on).await;
     assert_eq!(parked(&told, "t").entries, 2);
     assert_refused(threads.peek("t").await, Code::NotFound, "THREAD_NOT_FOUND");
-    let late = threads.try_append(appending("t", numbered(6, 6))).await;
-    assert_refused(late, Code::FailedPrecondition, "THREAD_DELETED");
+    let late = AppendMessagesRequest { create_if_missing: true, ..appending("t", numbered(6, 6)) };
+    assert_refused(threads.try_append(late).await, Code::FailedPrecondition, "THREAD_DELETED");
 }
 
 #[tokio::test]
