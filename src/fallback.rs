@@ -28,11 +28,13 @@ use crate::{
 };
 
 mod breakers;
+mod handover;
 mod reachability;
 mod reconcile;
 mod watch;
 
 pub use breakers::FallbackBreakers;
+pub use handover::Handover;
 pub use reachability::{Guarded, Reachability, State};
 pub use watch::FallbackWatch;
 

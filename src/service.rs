@@ -11,7 +11,7 @@ use crate::{
     clock::{Clock, SystemClock, Timestamp, fresh_id},
     diagnostics::{Diagnostics, RedisStatus, Tells},
     error::{Error, Result},
-    fallback::{Fallback, FallbackBreakers, Reachability, State},
+    fallback::{Fallback, FallbackBreakers, Handover, Reachability, State},
     grpc::{self, Backend, Listen, Listener, Options},
     memory::{JournalBounds, MemoryBreakers, MemoryCopies, MemoryThreads},
     redis::{Known, Notifications, Redis, RedisBreakers, RedisThreads, Ring},
@@ -123,8 +123,9 @@ async fn run_on_redis(
     start(&local, &shutdown);
     let (clock, known) = (Arc::new(redis.clock()), Arc::clone(&reachability));
     let heard = shared.clone();
+    let handover = Arc::new(Handover::new(shared.clone(), local.clone(), Arc::clone(&reachability)));
     let breakers = FallbackBreakers::new(shared, local.clone(), known, serving.clone(), clock);
-    let (threads, counted, merging) = (store.clone(), local.clone(), store.clone());
+    let (threads, counted, merging) = (store.clone(), local, store.clone());
     let diagnostics = Diagnostics {
         instance: instance.into(),
         started,
@@ -135,10 +136,13 @@ async fn run_on_redis(
         local_breakers: Box::new(move || counted.store().len()),
     };
     let bells = Arc::clone(&wakers.bells);
-    let on_change = move |_| {
-        // What memory decides holds for one outage: a call that was late for the last may have left something.
-        local.store().clear();
-        local.forget();
+    let tasks = shutdown.clone();
+    let on_change = move |is_reachable| {
+        if is_reachable {
+            offer(handover.end(), &tasks);
+        } else {
+            handover.begin();
+        }
         // Watchers are told of the change, too.
         bells.ring_all();
     };
@@ -148,6 +152,17 @@ async fn run_on_redis(
     shutdown.spawn("reconcile", async move { threads.reconcile(mode, Arc::new(SystemClock), token).await });
     let backend = Backend { threads: Arc::new(store), wakers, breakers: Arc::new(breakers), diagnostics };
     serve(settings, backend, serving, shutdown).await
+}
+
+/// Has the trips of an outage offered to Redis while calls go there already.
+fn offer(offers: impl Future<Output = ()> + Send + 'static, shutdown: &Shutdown) {
+    let token = shutdown.token();
+    shutdown.spawn("offer trips", async move {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = offers => {}
+        }
+    });
 }
 
 fn limits(settings: &Settings) -> Limits {
