@@ -12,6 +12,7 @@ pub mod feed;
 mod history;
 pub mod key;
 pub mod operations;
+pub mod outage;
 pub mod policies;
 pub mod policy;
 pub mod settings;

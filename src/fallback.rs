@@ -28,11 +28,13 @@ use crate::{
 };
 
 mod breakers;
+mod handover;
 mod reachability;
 mod reconcile;
 mod watch;
 
 pub use breakers::FallbackBreakers;
+pub use handover::Handover;
 pub use reachability::{Guarded, Reachability, State};
 pub use watch::FallbackWatch;
 
@@ -71,13 +73,13 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         &self.copies
     }
 
-    /// A call as memory gets it: with how long its first attempt may still happen, if there is one.
-    fn locally(&self, call: &Call) -> Call {
+    /// For how long a write may still happen in the shared store that is begun there now; zero if it is not.
+    fn late(&self, call: &Call) -> Duration {
         if !self.reachability.is_reachable() {
-            return *call;
+            return Duration::ZERO;
         }
         let left = call.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) + GRACE);
-        Call { late: left.map_or(self.late, |left| left.min(self.late)), ..*call }
+        left.map_or(self.late, |left| left.min(self.late))
     }
 
     /// Asks the shared store, or memory if that is unreachable; memory learns from what the shared store says, also
@@ -90,7 +92,7 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         call: &Call,
         id: Option<&ThreadId>,
         shared: Pin<&mut impl Future<Output = Result<Answer<T>>>>,
-        local: impl FnOnce() -> F,
+        local: impl FnOnce(Call) -> F,
         learn: impl FnOnce(&C, &T),
     ) -> Result<Answer<T>>
     where
@@ -101,11 +103,12 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
             // What the shared store would say of this thread leaves out what was acknowledged.
             return match self.reachability.misconfiguration() {
                 Some(error) => Err(error),
-                None => Box::pin(local()).await,
+                None => Box::pin(local(*call)).await,
             };
         }
+        let late = self.late(call);
         match self.reachability.guard(shared).await {
-            Guarded::Lost => Box::pin(local()).await,
+            Guarded::Lost => Box::pin(local(Call { late, ..*call })).await,
             Guarded::Answered(Ok(mut answer)) => {
                 if let (Some(thread), Known::Acknowledged(epoch, revision)) =
                     (answer.value.thread_mut(), known)
@@ -143,8 +146,7 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
 impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     async fn create(&self, call: &Call, thread: &NewThread) -> Result<Answer<Appended>> {
         let shared = pin!(self.shared.create(call, thread));
-        let late = &self.locally(call);
-        let local = || self.copies.create(late, thread);
+        let local = async |call: Call| self.copies.create(&call, thread).await;
         self.choose(call, Some(&thread.id), shared, local, |copies, made| {
             copies.observe(Observed::Created(thread, made));
         })
@@ -153,14 +155,15 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
         let shared = pin!(self.shared.get(call, id, renew));
-        let local = || self.copies.get(call, id, renew);
+        let local = async |call: Call| self.copies.get(&call, id, renew).await;
         self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread)))
             .await
     }
 
     async fn list(&self, call: &Call, query: &ThreadsQuery) -> Result<Answer<ThreadsPage>> {
         let shared = pin!(self.shared.list(call, query));
-        self.choose(call, None, shared, || self.copies.list(call, query), |_, _| {}).await
+        let local = async |call: Call| self.copies.list(&call, query).await;
+        self.choose(call, None, shared, local, |_, _| {}).await
     }
 
     async fn update(
@@ -171,29 +174,27 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
         guard: &Guard,
     ) -> Result<Answer<Thread>> {
         let shared = pin!(self.shared.update(call, id, change, guard));
-        let local = || self.copies.update(call, id, change, guard);
+        let local = async |call: Call| self.copies.update(&call, id, change, guard).await;
         self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Changed(thread)))
             .await
     }
 
     async fn delete(&self, call: &Call, id: &ThreadId, guard: &Guard) -> Result<Answer<()>> {
         let shared = pin!(self.shared.delete(call, id, guard));
-        let local = || self.copies.delete(call, id, guard);
+        let local = async |call: Call| self.copies.delete(&call, id, guard).await;
         self.choose(call, Some(id), shared, local, |copies, ()| copies.observe(Observed::Gone(id))).await
     }
 
     async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
         let shared = pin!(self.shared.touch(call, id, ttl));
-        let late = &self.locally(call);
-        let local = || self.copies.touch(late, id, ttl);
+        let local = async |call: Call| self.copies.touch(&call, id, ttl).await;
         self.choose(call, Some(id), shared, local, |copies, thread| copies.observe(Observed::Read(thread)))
             .await
     }
 
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
         let shared = pin!(self.shared.append(call, append));
-        let late = &self.locally(call);
-        let local = || self.copies.append(late, append);
+        let local = async |call: Call| self.copies.append(&call, append).await;
         self.choose(call, Some(&append.id), shared, local, |copies, made| {
             copies.observe(Observed::Appended(append, made));
         })
@@ -202,7 +203,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
         let shared = pin!(self.shared.messages(call, query));
-        let local = || self.copies.messages(call, query);
+        let local = async |call: Call| self.copies.messages(&call, query).await;
         self.choose(call, Some(&query.id), shared, local, |copies, page| {
             copies.observe(Observed::Messages(query, page));
         })
@@ -211,7 +212,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn context(&self, call: &Call, query: &ContextQuery) -> Result<Answer<Context>> {
         let shared = pin!(self.shared.context(call, query));
-        let local = || self.copies.context(call, query);
+        let local = async |call: Call| self.copies.context(&call, query).await;
         self.choose(call, Some(&query.id), shared, local, |copies, context| {
             copies.observe(Observed::Context(context));
         })
@@ -220,7 +221,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn update_message(&self, call: &Call, update: &MessageUpdate) -> Result<Answer<UpdatedMessage>> {
         let shared = pin!(self.shared.update_message(call, update));
-        let local = || self.copies.update_message(call, update);
+        let local = async |call: Call| self.copies.update_message(&call, update).await;
         self.choose(call, Some(&update.id), shared, local, |copies, updated| {
             copies.observe(Observed::MessageUpdated(updated));
         })
@@ -229,7 +230,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn truncate(&self, call: &Call, id: &ThreadId, cut: Cut, guard: &Guard) -> Result<Answer<Thread>> {
         let shared = pin!(self.shared.truncate(call, id, cut, guard));
-        let local = || self.copies.truncate(call, id, cut, guard);
+        let local = async |call: Call| self.copies.truncate(&call, id, cut, guard).await;
         self.choose(call, Some(id), shared, local, |copies, thread| {
             copies.observe(Observed::Truncated(cut, thread));
         })
@@ -238,7 +239,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
         let shared = pin!(self.shared.fork(call, fork));
-        let local = || self.copies.fork(call, fork);
+        let local = async |call: Call| self.copies.fork(&call, fork).await;
         self.choose(call, Some(&fork.source), shared, local, |copies, thread| {
             copies.observe(Observed::Read(thread));
         })
@@ -255,7 +256,7 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
 
     async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
         let shared = pin!(self.shared.follow(call, id, since));
-        let local = || self.copies.follow(call, id, since);
+        let local = async |call: Call| self.copies.follow(&call, id, since).await;
         self.choose(call, Some(id), shared, local, |copies, followed| match followed {
             Followed::Found(found) => match page_of(since, found) {
                 Some((query, page)) => copies.observe(Observed::Messages(&query, &page)),

@@ -57,6 +57,10 @@
 //! script call a round trip, an idle one none more than without. Settings come with each step and are compared with the
 //! stored revision inside of it: a step never goes by settings that are not in force.
 //!
+//! When Redis falls silent, [`fallback::Handover`] has memory go on from how each breaker was seen last, under epochs of its
+//! own; when Redis is back, the trips that memory made are offered there, once, by the same compare-and-set, and all else
+//! that memory decided is forgotten.
+//!
 //! # How a change is noticed
 //!
 //! A keyspace notification is a doorbell and nothing more: it says where to look, may be lost, and may ring for nothing.

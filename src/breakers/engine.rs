@@ -40,6 +40,7 @@ mod follow;
 mod known;
 mod lookout;
 mod operators;
+mod outage;
 mod reports;
 mod timers;
 mod watch;

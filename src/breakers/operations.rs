@@ -271,6 +271,9 @@ pub trait Following: std::fmt::Debug + Send + 'static {
 
     /// Tells every breaker once more as it is, as a resync with this reason for people, and then goes on.
     fn begin_again(&mut self, why: &'static str);
+
+    /// Whether that tells of this breaker even if there is no such breaker (any more).
+    fn tells_again(&self, key: &ModelKey) -> bool;
 }
 
 /// What callers may ask of breakers.

@@ -360,9 +360,11 @@ impl From<Rejection> for Acquired {
 }
 
 mod describe;
+mod reconcile;
 mod repair;
 #[cfg(test)]
 mod tests;
 
 pub use describe::describe;
+pub use reconcile::reconciled;
 pub use repair::{lost, taken_over};

@@ -15,15 +15,16 @@ pub struct Watch {
     pub interest: Interest,
     /// Where to go on, by key: such a key gets its missed changes instead of a snapshot.
     pub resume: HashMap<ModelKey, Position>,
-    /// Whether nothing is told but what changes from now on.
-    pub only_changes: bool,
+    /// Set for one who has been told already how breakers stand in another store, with the reason for people: those that are
+    /// in this one are told as resyncs, and nothing is synced.
+    pub goes_on: Option<&'static str>,
 }
 
 impl Watch {
-    /// The same, of what changes from now on.
+    /// The same, for one who has been told already how breakers stand in another store.
     #[must_use]
-    pub fn of_changes(self) -> Self {
-        Self { only_changes: true, ..self }
+    pub fn going_on(self, why: &'static str) -> Self {
+        Self { goes_on: Some(why), ..self }
     }
 }
 

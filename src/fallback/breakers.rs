@@ -1,7 +1,8 @@
 //! Breakers on a shared store, with breakers of this process for its outages: the same policy, under epochs of its own.
 //!
-//! What speaks for the whole fleet (settings, orders) is refused in an outage. Permits and counts of memory end with the
-//! outage; those of the shared store do not count in memory.
+//! What speaks for the whole fleet (settings, orders) is refused in an outage. Memory goes on from how this instance saw the
+//! breakers last ([`super::Handover`]). Permits and counts of memory end with the outage; those of the shared store do not
+//! count in memory.
 
 use std::{
     future::Future,

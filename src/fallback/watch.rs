@@ -31,7 +31,7 @@ pub struct FallbackWatch<W, L: Breakers> {
     /// The watch on memory, and the outage that it is for.
     outage: Option<(Serving, L::Watch)>,
     is_synced: bool,
-    /// Where memory's breakers were told to stand, in this outage.
+    /// Where memory's breakers were told to stand, in this outage, of which the shared store may have nothing to tell.
     told: BTreeMap<ModelKey, Position>,
 }
 
@@ -46,8 +46,7 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
         // Memory cannot tell what was missed, and that it does not have a breaker does not mean that it is no more: where
         // the watch was to go on is left to Redis.
         let watch = Watch { resume: HashMap::new(), ..self.watch.clone() };
-        // Whoever was told everything already is told of memory's breakers only what changes.
-        let watch = if self.is_synced { watch.of_changes() } else { watch };
+        let watch = if self.is_synced { watch.going_on(LEFT) } else { watch };
         self.outage = Some((outage, self.local.watch(watch)?));
         Ok(())
     }
@@ -63,7 +62,7 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
             }
             Event::Synced | Event::ModeChanged(_) => return,
         };
-        if *position != Position::default() {
+        if *position != Position::default() && !self.shared.tells_again(key) {
             self.told.insert(key.clone(), position.clone());
         }
     }
@@ -94,6 +93,8 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
     }
 }
 
+/// Why breakers are told once more in an outage: those that memory goes on with.
+const LEFT: &str = "redis is unreachable: this is the state that this instance goes on from";
 /// Why everything is told once more after an outage.
 const RETURNED: &str = "redis was unreachable: this is the state that all instances share";
 
@@ -132,5 +133,9 @@ impl<W: Following, L: Breakers> Following for FallbackWatch<W, L> {
 
     fn begin_again(&mut self, why: &'static str) {
         self.shared.begin_again(why);
+    }
+
+    fn tells_again(&self, key: &ModelKey) -> bool {
+        self.shared.tells_again(key)
     }
 }

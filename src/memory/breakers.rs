@@ -27,6 +27,7 @@ mod entry;
 mod incarnation;
 mod instances;
 mod leases;
+mod stand_in;
 mod stock;
 mod tally;
 #[cfg(test)]
@@ -54,11 +55,6 @@ impl<C> fmt::Debug for MemoryBreakers<C> {
 }
 
 impl<C: Clock> MemoryBreakers<C> {
-    /// Forgets every breaker.
-    pub fn clear(&self) {
-        *lock(&self.stock) = Stock::new(self.max_breakers);
-    }
-
     /// An empty store of at most so many breakers.
     pub fn new(clock: C, max_breakers: usize) -> Self {
         Self { clock, instance: "".into(), max_breakers, stock: Mutex::new(Stock::new(max_breakers)) }

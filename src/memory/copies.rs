@@ -172,7 +172,8 @@ impl<C: Clock> ThreadCopies for MemoryCopies<C> {
             return Known::Waiting;
         }
         stock.peek(id).map_or(Known::Nothing, |held| {
-            Known::Acknowledged(held.thread.epoch.clone(), held.thread.revision)
+            let (epoch, revision) = held.acknowledged.clone();
+            Known::Acknowledged(epoch, revision)
         })
     }
 
@@ -261,6 +262,7 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
 
     async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
         self.ask(call, id, |held, now| {
+            held.check_readable()?;
             if renew {
                 held.renew(None, now);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bb8_redis::redis::{Value, cmd, pipe};
 
-use super::{RedisBreakers, breaker_reply as told, scripts};
+use super::{RedisBreakers, breaker_reply as told, run::invoke, scripts};
 use crate::{
     breakers::{
         ModelKey,
@@ -131,7 +131,7 @@ impl RedisBreakers {
         self.redis
             .pool
             .run(call, "unlist breaker", |mut connection| async move {
-                invocation.invoke_async::<Value>(&mut connection).await
+                invoke::<Value>(invocation, &mut connection).await
             })
             .await?;
         Ok(())

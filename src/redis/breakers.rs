@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bb8_redis::redis::{Script, ScriptInvocation, Value};
 
-use super::{Redis, breaker_reply as told, reply::Reply, scripts};
+use super::{Redis, breaker_reply as told, reply::Reply, run::invoke, scripts};
 use crate::{
     breakers::{
         BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
@@ -360,7 +360,7 @@ impl BreakerStore for RedisBreakers {
         invocation.key(state).key(log).arg(after).arg(limit.saturating_add(1));
         let invocation = &invocation;
         let told = self.redis.pool.run(call, "read log", |mut connection| async move {
-            invocation.invoke_async::<Vec<Value>>(&mut connection).await
+            invoke::<Vec<Value>>(invocation, &mut connection).await
         });
         let values = match told.await {
             Ok(values) => values,

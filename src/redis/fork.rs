@@ -11,6 +11,7 @@ use super::{
     entry,
     fields::{Fields, profile_fields},
     reply::Reply,
+    run::invoke,
     scripts,
     threads::RedisThreads,
 };
@@ -188,9 +189,11 @@ impl RedisThreads {
         let _: Vec<Value> = self
             .redis
             .pool
-            .run(call, "fork write", |mut connection| async move {
-                invocation.invoke_async(&mut connection).await
-            })
+            .run(
+                call,
+                "fork write",
+                |mut connection| async move { invoke(invocation, &mut connection).await },
+            )
             .await?;
         Ok(slice)
     }

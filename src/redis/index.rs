@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 use super::{
     keys::{Keys, SHARDS},
     reply::Reply,
+    run::invoke,
     scripts,
     threads::RedisThreads,
 };
@@ -93,13 +94,11 @@ impl RedisThreads {
             invocation.arg(*argument);
         }
         let invocation = &invocation;
-        let values: Vec<Value> =
-            self.redis
-                .pool
-                .run(call, operation, |mut connection| async move {
-                    invocation.invoke_async(&mut connection).await
-                })
-                .await?;
+        let values: Vec<Value> = self
+            .redis
+            .pool
+            .run(call, operation, |mut connection| async move { invoke(invocation, &mut connection).await })
+            .await?;
         let mut reply = Reply::new(values);
         reply.text()?;
         reply.int()?;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::{Script, ScriptInvocation, Value, pipe};
+use bb8_redis::redis::{
+    ErrorKind, FromRedisValue, RedisResult, Script, ScriptInvocation, ServerErrorKind, Value,
+    aio::MultiplexedConnection, pipe,
+};
 
 use super::{Redis, keys::BREAKER_TYPES, reply::Reply, threads::RedisThreads};
 use crate::{
@@ -12,6 +15,24 @@ use crate::{
     error::{Error, Result},
     threads::ThreadId,
 };
+
+/// So often a script may be forgotten between being sent and being called.
+const FORGOTTEN: usize = 3;
+
+/// Runs a script, which the client sends again where the server has forgotten it. Whoever makes it forget scripts may do so
+/// just in between: then that is repeated.
+pub(super) async fn invoke<T: FromRedisValue>(
+    invocation: &ScriptInvocation<'_>,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<T> {
+    for _ in 0..FORGOTTEN {
+        match invocation.invoke_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+            result => return result,
+        }
+    }
+    invocation.invoke_async(connection).await
+}
 
 impl RedisThreads {
     /// Runs a script on a thread. `arguments` adds what follows the latest moment at which to write.
@@ -53,13 +74,13 @@ impl Redis {
             invocation.arg(not_after.as_millis());
             arguments(&mut invocation);
             let invocation = &invocation;
-            let values: Vec<Value> = self
-                .pool
-                .run(call, operation, |mut connection| async move {
-                    invocation.invoke_async(&mut connection).await
-                })
-                .await
-                .map_err(|error| name_key(error, keys))?;
+            let values: Vec<Value> =
+                self.pool
+                    .run(call, operation, |mut connection| async move {
+                        invoke(invocation, &mut connection).await
+                    })
+                    .await
+                    .map_err(|error| name_key(error, keys))?;
             let mut reply = Reply::new(values);
             let (word, now) = (reply.text()?, reply.time()?);
             self.pool.learn_time(now);

@@ -12,7 +12,7 @@ use crate::{
     clock::{Clock, SystemClock, Timestamp},
     diagnostics::{Diagnostics, RedisStatus, Tells},
     error::{Error, Result},
-    fallback::{Fallback, FallbackBreakers, Reachability, State},
+    fallback::{Fallback, FallbackBreakers, Handover, Reachability, State},
     grpc::{self, Backend},
     journal::{FileJournal, Opened, SyncPolicy},
     memory::{JournalBounds, MemoryBreakers, MemoryCopies},
@@ -50,11 +50,14 @@ pub(super) async fn run(
     let engines = Engines::start(&settings, &redis, instance, &wakers, &shutdown);
     let told = tell_of(&settings, redis.clone(), Arc::clone(&reachability));
     let diagnostics = diagnostics((instance, started), told, &threads, &engines, &wakers);
-    let (local, bells) = (engines.local.clone(), Arc::clone(&wakers.bells));
-    let on_change = move |_| {
-        // What memory decides holds for one outage: a call that was late for the last may have left something.
-        local.store().clear();
-        local.forget();
+    let handover = engines.handover(&reachability);
+    let (bells, tasks) = (Arc::clone(&wakers.bells), shutdown.clone());
+    let on_change = move |is_reachable| {
+        if is_reachable {
+            offer(handover.end(), &tasks);
+        } else {
+            handover.begin();
+        }
         // Watchers are told of the change, too.
         bells.ring_all();
     };
@@ -134,6 +137,26 @@ impl Engines {
         start(&local, shutdown);
         Self { shared, local }
     }
+
+    /// What takes breakers from one to the other as an outage begins and ends.
+    fn handover(
+        &self,
+        reachability: &Arc<Reachability>,
+    ) -> Arc<Handover<RedisBreakers, MemoryBreakers<RedisClock>>> {
+        let Self { shared, local } = self;
+        Arc::new(Handover::new(shared.clone(), local.clone(), Arc::clone(reachability)))
+    }
+}
+
+/// Has the trips of an outage offered to Redis while calls go there already.
+fn offer(offers: impl Future<Output = ()> + Send + 'static, shutdown: &Shutdown) {
+    let token = shutdown.token();
+    shutdown.spawn("offer trips", async move {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = offers => {}
+        }
+    });
 }
 
 /// What this process tells of itself.

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     breakers::{
-        ModelKey, Outcome, Policies, State as Breaker,
-        operations::{Following, Order, Ordered, Report},
+        ModelKey, Outcome, Policies, Reason, State as Breaker,
+        operations::{Following, Inspected, Order, Ordered, Report},
         watch::{Event as BreakerEvent, Interest, Watch},
     },
     call::{Call, Source},
-    fallback::{Fallback, FallbackBreakers, Reachability, State},
+    fallback::{Fallback, FallbackBreakers, Handover, Reachability, State},
     memory::{JournalBounds, MemoryCopies},
     threads::{
         Append, Digest, Message, MessageId, NewMessage, NewThread, Profile, Role, ThreadId, Trim,
@@ -204,20 +204,20 @@ fn engine(shutdown: &Shutdown) -> Engines {
     Engine::new(store, Policies::default(), "here", None, shutdown.clone())
 }
 
-fn key() -> ModelKey {
-    ModelKey::parse("key", "m").unwrap()
+fn key(name: &str) -> ModelKey {
+    ModelKey::parse("key", name).unwrap()
 }
 
 async fn trip(engine: &Engines) {
     let what = Ordered::Trip(None);
     let order = Order { what, actor: String::new(), reason: String::new(), request_id: None };
-    engine.operate(&Call::default(), &key(), &order).await.unwrap();
+    engine.operate(&Call::default(), &key("m"), &order).await.unwrap();
 }
 
-async fn fail(engine: &Engines) {
+async fn fail(engine: &Engines, name: &str) {
     for _ in 0..5 {
         let (permit, outcome, detail) = (None, Outcome::Failure, String::new());
-        let report = Report { key: key(), permit, outcome, duration: None, retry_after: None, detail };
+        let report = Report { key: key(name), permit, outcome, duration: None, retry_after: None, detail };
         engine.report(&Call::default(), report).await.unwrap();
     }
 }
@@ -236,6 +236,10 @@ async fn a_watch_of_breakers_tells_each_mode_and_what_all_share_from_the_merging
         BreakerEvent::Changed(_, change) => {
             (change.to == Breaker::Open).then_some(change.position.generation)
         }
+        // What happens while the watch goes over may be part of what it begins with.
+        BreakerEvent::Resync(breaker, _) => {
+            (breaker.state == Breaker::Open).then_some(breaker.position.generation)
+        }
         other => panic!("{other:?}"),
     };
     trip(&shared).await;
@@ -243,11 +247,14 @@ async fn a_watch_of_breakers_tells_each_mode_and_what_all_share_from_the_merging
     process.serves(ServingMode::Degraded);
     let told = watch.next().await;
     assert_eq!(told.value, BreakerEvent::ModeChanged(ServingMode::Degraded));
-    fail(&local).await;
-    assert_eq!(opens(watch.next().await.value), Some(1));
+    for name in ["m", "only-here"] {
+        fail(&local, name).await;
+        assert_eq!(opens(watch.next().await.value), Some(1));
+    }
     trip(&shared).await;
     process.serves(ServingMode::Reconciling);
-    assert!(matches!(watch.next().await.value, BreakerEvent::Removed(_)), "what memory had is no more");
+    let BreakerEvent::Removed(removed) = watch.next().await.value else { panic!("not removed") };
+    assert_eq!(removed.key, key("only-here"), "what memory alone had is no more");
     let told = watch.next().await;
     assert_eq!(told.value, BreakerEvent::ModeChanged(ServingMode::Reconciling));
     assert_eq!(told.source, Source::Shared);
@@ -257,5 +264,61 @@ async fn a_watch_of_breakers_tells_each_mode_and_what_all_share_from_the_merging
     assert_eq!(watch.next().await.value, BreakerEvent::ModeChanged(ServingMode::Shared));
     trip(&shared).await;
     assert_eq!(opens(watch.next().await.value), Some(3), "it goes on without a gap");
+    process.shutdown.trigger();
+}
+
+async fn read(engine: &Engines) -> Inspected {
+    engine.inspect(&Call::default(), &key("m")).await.unwrap().value
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trip_that_redis_was_lost_for_holds_in_the_next_outage_and_is_offered_after_it() {
+    let process = Process::start();
+    let (shared, local) = (engine(&process.shutdown), engine(&process.shutdown));
+    let reachability = Arc::clone(&process.reachability);
+    let handover = Arc::new(Handover::new(shared.clone(), local.clone(), reachability));
+    handover.begin();
+    fail(&local, "m").await;
+    let open_until = read(&local).await.breaker.open_until;
+    // Redis is gone again before anything could be offered.
+    let offers = handover.end();
+    assert_eq!(read(&local).await.breaker.state, Breaker::Closed, "memory forgot it");
+    handover.begin();
+    process.reaches(false).await;
+    offers.await;
+    assert_eq!(read(&shared).await.breaker.state, Breaker::Closed);
+    handover.begin();
+    let again = read(&local).await.breaker;
+    assert_eq!((again.state, again.attempts), (Breaker::Open, 1));
+    assert!(again.open_until.unwrap().since(open_until.unwrap()) < Duration::from_secs(5));
+    process.reaches(true).await;
+    handover.end().await;
+    let taken = read(&shared).await;
+    assert_eq!(taken.last_transition.unwrap().reason, Reason::Reconciled);
+    assert_eq!((taken.breaker.state, taken.breaker.position.generation), (Breaker::Open, 1));
+    // The next outage begins with that, and ends without anything to offer.
+    handover.begin();
+    assert_eq!(read(&local).await.breaker.state, Breaker::Open);
+    handover.end().await;
+    assert_eq!(read(&shared).await.breaker.position.generation, 1);
+    process.shutdown.trigger();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trip_that_waits_gives_way_to_what_was_seen_of_the_shared_breaker_since() {
+    let process = Process::start();
+    let (shared, local) = (engine(&process.shutdown), engine(&process.shutdown));
+    let handover = Arc::new(Handover::new(shared.clone(), local.clone(), Arc::clone(&process.reachability)));
+    handover.begin();
+    fail(&local, "m").await;
+    drop(handover.end());
+    trip(&shared).await;
+    let what = Ordered::Reset;
+    let order = Order { what, actor: String::new(), reason: String::new(), request_id: None };
+    shared.operate(&Call::default(), &key("m"), &order).await.unwrap();
+    handover.begin();
+    assert_eq!(read(&local).await.breaker.state, Breaker::Closed);
+    handover.end().await;
+    assert_eq!(read(&shared).await.breaker.position.generation, 2);
     process.shutdown.trigger();
 }

@@ -17,6 +17,8 @@ mod merging;
 mod no_outage;
 mod start;
 mod table;
+mod taken_over;
+mod trips;
 mod watches;
 
 /// A test's bound for what the design bounds at 250 ms: machines are shared. It is well below the 5 s that a caller

@@ -44,6 +44,7 @@ impl<S: BreakerStore> Engine<S> {
     /// Takes note of how a breaker was seen: what is new to its watchers is read back, and what is due by time alone is
     /// not waited for in vain.
     pub(super) fn notice(&self, key: &ModelKey, view: &View, terms: &Terms) {
+        self.0.known.see(key, view);
         if self.0.feed.notice(key, &view.snapshot.position) {
             self.start_reading();
         }
@@ -85,6 +86,7 @@ impl<S: BreakerStore> Engine<S> {
         match self.follow(&job).await {
             Ok((followed, terms)) => {
                 let (view, expires_in) = (&followed.view, followed.expires_in);
+                self.0.known.see(key, view);
                 let due = policy::deadline(view, &terms.settings).map(|due| due.since(view.now));
                 let next = due.into_iter().chain(expires_in.map(|left| left + AFTER_EXPIRY)).min();
                 if let Some(next) = next {

@@ -1,7 +1,8 @@
-//! What this process remembers of keys: the settings that were last in force, and the calls that it rejected.
+//! What this process remembers of keys: the settings that were last in force, the calls that it rejected, and how the
+//! breaker was seen last.
 //!
-//! All of it may be forgotten at any time: a store says when settings are outdated, and rejections are a count for
-//! people. So it is bounded by forgetting, and cheap.
+//! All of it may be forgotten at any time: a store says when settings are outdated, rejections are a count for people,
+//! and a breaker that was not seen begins CLOSED in an outage. So it is bounded by forgetting, and cheap.
 
 use std::{
     collections::HashMap,
@@ -12,7 +13,8 @@ use std::{
 use tracing::warn;
 
 use crate::breakers::{
-    BreakerSettings, ModelKey, Position,
+    BreakerSettings, ModelKey, Position, View,
+    outage::{Sighting, Sightings},
     store::{StoredSettings, Terms},
 };
 
@@ -39,6 +41,7 @@ struct Key {
     terms: Terms,
     /// Calls rejected since the breaker stood there.
     rejected: (Position, i64),
+    seen: Option<Sighting>,
 }
 
 impl fmt::Debug for Known {
@@ -87,6 +90,18 @@ impl Known {
         keys.old.remove(key);
     }
 
+    /// Notes how a breaker was seen.
+    pub(super) fn see(&self, key: &ModelKey, view: &View) {
+        self.with(key, |known| Sighting::note(&mut known.seen, view));
+    }
+
+    /// How all breakers were seen last.
+    pub(super) fn sightings(&self) -> Sightings {
+        let keys = self.lock();
+        let all = keys.old.iter().chain(&keys.young);
+        all.filter_map(|(key, known)| Some((key.clone(), known.seen.clone()?))).collect()
+    }
+
     /// Counts a call that was rejected where the breaker stood.
     pub(super) fn count_rejection(&self, key: &ModelKey, position: &Position) {
         self.with(key, |known| {
@@ -107,10 +122,8 @@ impl Known {
         if let Some(known) = keys.young.get_mut(key) {
             return act(known);
         }
-        let mut known = keys
-            .old
-            .remove(key)
-            .unwrap_or_else(|| Key { terms: self.configured(key), rejected: (Position::default(), 0) });
+        let new = || Key { terms: self.configured(key), rejected: (Position::default(), 0), seen: None };
+        let mut known = keys.old.remove(key).unwrap_or_else(new);
         let acted = act(&mut known);
         if keys.young.len() >= KEYS {
             keys.old = std::mem::take(&mut keys.young);

@@ -59,15 +59,14 @@ impl<S: BreakerStore> EngineWatch<S> {
     pub(super) fn new(engine: Engine<S>, watch: Watch) -> Self {
         // From here on rings are heard: what is read later misses nothing.
         let watcher = engine.0.feed.watch(watch.interest.clone());
-        let first = watch.only_changes.then(VecDeque::new);
         Self {
             engine,
-            is_synced: watch.only_changes,
+            is_synced: watch.goes_on.is_some(),
+            manner: watch.goes_on.map_or(Manner::Snapshots, Manner::Resyncs),
             watch,
             watcher,
             told: HashMap::new(),
-            manner: Manner::Snapshots,
-            first,
+            first: None,
             looks: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -180,7 +179,7 @@ impl<S: BreakerStore> EngineWatch<S> {
             (*seen.position == Position::default(), self.watch.interest.keys.binary_search(key).is_ok());
         match (told, self.manner) {
             (Some(told), _) if is_gone => self.tell_removed(key, told, seen.has_expired),
-            (None, _) if is_gone && !is_named => {}
+            (None, _) if is_gone && (!is_named || self.watch.goes_on.is_some()) => {}
             (Some(told), Manner::Snapshots) => self.catch_up(key, &told, seen).await?,
             (None, Manner::Snapshots) => {
                 self.events.push_back(Event::Snapshot(Box::new(self.engine.tell(key, &seen))));
@@ -268,6 +267,11 @@ impl<S: BreakerStore> Following for EngineWatch<S> {
     async fn next(&mut self) -> Answer<Event> {
         let event = self.advance().await;
         self.engine.answer(event)
+    }
+
+    fn tells_again(&self, key: &ModelKey) -> bool {
+        let Watch { interest, resume, .. } = &self.watch;
+        self.told.contains_key(key) || resume.contains_key(key) || interest.keys.binary_search(key).is_ok()
     }
 
     fn begin_again(&mut self, why: &'static str) {

@@ -82,6 +82,10 @@ impl Following for Quiet {
     }
 
     fn begin_again(&mut self, _: &'static str) {}
+
+    fn tells_again(&self, _: &ModelKey) -> bool {
+        false
+    }
 }
 
 impl Breakers for UpAndDown {

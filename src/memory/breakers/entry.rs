@@ -1,9 +1,12 @@
 //! What is kept of one key: settings, and a state from its first report or change until a day after its last.
 
+use std::sync::Arc;
+
 use super::{incarnation::Incarnation, window::At};
 use crate::{
     breakers::{
-        BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, View,
+        BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, Transition, View,
+        outage::Sighting,
         store::{
             Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Recorded,
             Settled, Settlement, StoredSettings, Terms,
@@ -39,6 +42,28 @@ impl Entry {
         let incarnation = self.incarnation.as_ref()?;
         let override_end = incarnation.snapshot().mode_override.as_ref().and_then(|set| set.expire_time);
         [override_end, incarnation.expires()].into_iter().flatten().filter(|due| *due > now).min()
+    }
+
+    /// Begins a state as that of a shared breaker was seen, unless it says nothing that one never seen does not.
+    pub(super) fn take_over(&mut self, seen: &Sighting, now: Timestamp, epoch: impl FnOnce() -> String) {
+        let has_state =
+            |seen: &&Arc<Snapshot>| seen.state != State::Closed || seen.mode_at(now) != Mode::Automatic;
+        self.incarnation = seen
+            .snapshot
+            .as_ref()
+            .filter(has_state)
+            .map(|snapshot| Incarnation::taken_over(epoch(), snapshot, seen.at, now));
+        self.expire(now);
+    }
+
+    /// A state that is OPEN because it was opened here, and with what change, if that is still known.
+    pub(super) fn opening(&self, now: Timestamp) -> Option<(&Snapshot, Option<&Transition>)> {
+        let incarnation = self.incarnation.as_ref()?;
+        let snapshot = incarnation.snapshot();
+        let is_open = snapshot.state == State::Open
+            && snapshot.mode_at(now) == Mode::Automatic
+            && snapshot.open_until.is_some_and(|until| until > now);
+        (is_open && incarnation.has_begun_here()).then(|| (snapshot, incarnation.beginning()))
     }
 
     /// Forgets a state that has expired, with all that belongs to it.

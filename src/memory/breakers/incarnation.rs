@@ -42,6 +42,8 @@ pub(super) struct Incarnation {
     changed: Timestamp,
     /// When it changed or a report was counted last.
     active: Timestamp,
+    /// The generation at which a state stands that was taken over from another store; 0: none was.
+    taken_over: i64,
 }
 
 impl Incarnation {
@@ -60,7 +62,36 @@ impl Incarnation {
             seen: now,
             changed: now,
             active: now,
+            taken_over: 0,
         }
+    }
+
+    /// A breaker that goes on from where a shared one was seen to stand then. What was counted there, and the leases that
+    /// were given, are not taken over.
+    ///
+    /// Its generation is no longer that of a breaker which never changed, and no change led to it: so permits of one that
+    /// had no state yet are not current in it, and whoever follows it is told of it as it is.
+    pub(super) fn taken_over(epoch: String, snapshot: &Snapshot, seen: Timestamp, now: Timestamp) -> Self {
+        let generation = 1;
+        let snapshot = Snapshot {
+            position: Position { epoch, generation },
+            fence: generation,
+            fence_before: generation,
+            // What is known of the other store's clock may lag a little.
+            since: snapshot.since.min(now),
+            ..snapshot.clone()
+        };
+        Self { snapshot, active: seen, taken_over: generation, ..Self::new(String::new(), now) }
+    }
+
+    /// Whether the present state was not taken over.
+    pub(super) fn has_begun_here(&self) -> bool {
+        self.snapshot.fence > self.taken_over
+    }
+
+    /// The change with which the present state began, if the log still has it.
+    pub(super) fn beginning(&self) -> Option<&Transition> {
+        self.log.iter().find(|entry| entry.position.generation == self.snapshot.fence)
     }
 
     pub(super) fn snapshot(&self) -> &Snapshot {

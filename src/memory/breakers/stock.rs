@@ -128,6 +128,11 @@ impl Stock {
         self.slots.get(key).map(|slot| &slot.entry)
     }
 
+    /// All entries, in no order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&ModelKey, &Entry)> {
+        self.slots.iter().map(|(key, slot)| (key, &slot.entry))
+    }
+
     /// All keys with state, in no order.
     pub(super) fn list(&self) -> Vec<Listed> {
         let listed = |(key, slot): (&ModelKey, &Slot)| {

@@ -45,6 +45,10 @@ pub(super) struct HeldThread {
     is_waiting: bool,
     /// Once it waits: ids of messages in the log that were not written here.
     foreign: HashSet<MessageId>,
+    /// Once it waits: whether Redis told of a write that is not here, so that nothing is read from here.
+    is_behind: bool,
+    /// The epoch and revision that Redis acknowledged last.
+    pub(super) acknowledged: (String, i64),
 }
 
 impl HeldThread {
@@ -61,6 +65,8 @@ impl HeldThread {
             wrote_at: None,
             is_waiting: false,
             foreign: HashSet::new(),
+            is_behind: false,
+            acknowledged: (thread.epoch.clone(), thread.revision),
         }
     }
 
@@ -98,6 +104,20 @@ impl HeldThread {
     /// When Redis last said what this copy knows.
     pub(super) fn as_of(&self) -> Timestamp {
         self.as_of
+    }
+
+    /// Notes what Redis said, where writes wait.
+    pub(super) fn notice(&mut self, said: &Thread) {
+        let (epoch, revision) = &self.acknowledged;
+        self.is_behind |= said.epoch != *epoch || said.revision > *revision;
+    }
+
+    /// Refuses to be read from where Redis told of a write that is not here.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        if self.is_behind {
+            return Err(Error::NeedsShared("a thread that was written to both in redis and in memory"));
+        }
+        Ok(())
     }
 
     /// Whether its time is over, as far as is known here.
@@ -183,6 +203,7 @@ impl HeldThread {
             return Self::of(thread, now);
         }
         self.thread = Thread { local: true, ..thread.clone() };
+        self.acknowledged = (thread.epoch.clone(), thread.revision);
         (self.as_of, self.wrote_at) = (now, Some(now));
         (self.is_waiting, self.is_renewed) = (false, false);
         self.foreign.clear();
@@ -305,6 +326,7 @@ impl HeldThread {
 
     /// Pages through messages if every one that was asked for is known.
     pub(super) fn messages(&mut self, query: &MessagesQuery, now: Timestamp) -> Result<MessagesPage> {
+        self.check_readable()?;
         // What lies beyond this copy may be in Redis.
         let window = page::window(query, &self.thread).map_err(|error| match error {
             Error::SeqOutOfRange { .. } => Error::NeedsShared("a page beyond what is held in memory"),
@@ -324,6 +346,7 @@ impl HeldThread {
 
     /// Tells one who begins to watch what Redis has, if that is known here, and everyone else what only memory has.
     pub(super) fn follow(&self, since: &Since, now: Timestamp) -> Result<Followed> {
+        self.check_readable()?;
         let last_seq = self.thread.last_seq;
         let new = match since {
             Since::Seq(after) if *after > last_seq => {
@@ -352,6 +375,7 @@ impl HeldThread {
 
     /// Reads the newest messages that fit, if the whole thread is known: otherwise instructions may be missing.
     pub(super) fn context(&mut self, query: &ContextQuery, now: Timestamp) -> Result<Context> {
+        self.check_readable()?;
         let needs_shared = Error::NeedsShared("a context of messages that are not all held in memory");
         if self.known_from > 0 {
             return Err(needs_shared);

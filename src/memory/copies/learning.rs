@@ -53,10 +53,18 @@ fn standing(known: &Thread, said: &Thread) -> Standing {
     }
 }
 
-/// Learns from an answer; gives the copy afterwards, if one remains. A copy in which writes wait stays as it is.
-pub(super) fn learn(held: Option<HeldThread>, observed: &Observed<'_>, now: Timestamp) -> Option<HeldThread> {
-    if held.as_ref().is_some_and(HeldThread::is_waiting) {
-        return held;
+/// Learns from an answer; gives the copy afterwards, if one remains. A copy in which writes wait stays as it is, and is not
+/// read from any more where that tells of other writes.
+pub(super) fn learn(
+    mut held: Option<HeldThread>,
+    observed: &Observed<'_>,
+    now: Timestamp,
+) -> Option<HeldThread> {
+    if let Some(mut held) = held.take_if(|held| held.is_waiting()) {
+        if let Some(thread) = thread(observed) {
+            held.notice(thread);
+        }
+        return Some(held);
     }
     let thread = thread(observed)?;
     let (mut held, standing) = match held {
@@ -88,6 +96,7 @@ impl HeldThread {
     fn learn(&mut self, thread: &Thread, observed: &Observed<'_>, standing: Standing, now: Timestamp) {
         let known_last_seq = self.thread.last_seq;
         self.thread = Thread { local: true, ..thread.clone() };
+        self.acknowledged = (thread.epoch.clone(), thread.revision);
         self.as_of = now;
         self.is_renewed = false;
         if matches!(observed, Observed::Created(..) | Observed::Appended(..)) {

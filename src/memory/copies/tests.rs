@@ -565,9 +565,13 @@ async fn a_copy_with_waiting_writes_learns_nothing_until_they_are_merged() {
     let late = append("t", many(2..3));
     let appended = fleet.append_elsewhere(&late).await;
     fleet.copies.append(&call(), &append("t", many(3..4))).await.unwrap();
-    fleet.copies.observe(Observed::Appended(&late, &appended));
     fleet.copies.observe(Observed::Gone(&thread_id("t")));
     assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value), ["m0", "m1", "m3"]);
+    fleet.copies.observe(Observed::Appended(&late, &appended));
+    assert!(needs_shared(&fleet.copies.messages(&call(), &pages("t", 9)).await), "m2 was acknowledged");
+    assert!(needs_shared(&fleet.copies.context(&call(), &window(0)).await));
+    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("t"), false).await));
+    fleet.copies.append(&call(), &append("t", many(4..5))).await.unwrap();
     fleet.merge();
     assert_eq!(fleet.waiting(), 0);
     fleet.read_messages(&pages("t", 9)).await;

@@ -10,10 +10,11 @@ use fusewire::grpc::proto::{
 };
 use tokio::time::Instant;
 
-use super::{ANSWERED, assert_unavailable};
+use super::{ANSWERED, SOON, assert_unavailable};
 use crate::support::{
     behind_proxy::BehindProxy,
     breakers::{Breakers, after, asking, assert_stands, configuring, in_a_row, telling, unpermitted},
+    eventually::eventually,
     fusewire::{Fusewire, FusewireOptions},
 };
 
@@ -96,11 +97,14 @@ async fn assert_outage(
     let before = after(breakers.report(unpermitted(key, Success)).await.unwrap());
     let shared = breakers.permit(key).await;
     assert_eq!(shared.epoch, before.epoch);
+    let counted = after(breakers.report(unpermitted("counted", Success)).await.unwrap());
+    let permit = breakers.permit("counted").await;
 
     fail(&mut on).await;
     let local = calls_answered_from_memory(&breakers, key).await;
     let answer = breakers.tell(&shared, Failure).await;
     assert_eq!((answer.authority(), answer.disposition()), (Authority::Local, Disposition::Stale));
+    breakers.tell_all("counted", &[Failure, Success, Failure]).await;
     calls_refused(&breakers, key).await;
     let open = after(breakers.tell_all(key, &[Failure; 4]).await);
     assert_stands(&open, State::Open, 1);
@@ -111,18 +115,21 @@ async fn assert_outage(
 
     mend(&mut on).await;
     on.is_back().await;
-    let read = breakers.get_breaker(getting(key)).await.unwrap();
+    let read = breakers.get_breaker(getting("counted")).await.unwrap();
     assert_eq!((read.authority(), read.as_of), (Authority::Shared, None));
     let here = read.breaker.unwrap();
-    assert_eq!((&here.epoch, here.calls), (&before.epoch, 1), "the shared state wins");
+    assert_eq!((&here.epoch, here.calls), (&counted.epoch, 1), "what memory counted is not added");
     let answer = breakers.tell(&local, Failure).await;
     assert_eq!((answer.authority(), answer.disposition()), (Authority::Shared, Disposition::Stale));
     let renewed = breakers.renew_permit(renewing(&local)).await.unwrap();
     assert_eq!((renewed.authority(), renewed.renewed), (Authority::Shared, false));
     // What was permitted before the outage still counts.
-    let answer = breakers.tell(&shared, Success).await;
+    let answer = breakers.tell(&permit, Success).await;
     assert_eq!((answer.authority(), answer.disposition()), (Authority::Shared, Disposition::Applied));
-    breakers.trip(key, Duration::from_mins(1)).await;
+    breakers.trip("counted", Duration::from_mins(1)).await;
+    eventually("what memory opened is open for all", SOON, async || breakers.get(key).await.generation == 1)
+        .await;
+    assert_eq!(breakers.get(key).await.epoch, before.epoch);
 }
 
 #[tokio::test]
