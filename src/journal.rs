@@ -132,6 +132,10 @@ impl JournalFile for FileJournal {
         self.0.has_failed()
     }
 
+    fn may_replace(&self) -> bool {
+        self.0.may_replace()
+    }
+
     fn bytes(&self) -> u64 {
         self.0.bytes()
     }

@@ -1,11 +1,16 @@
 //! How the process ends: one token that everything watches, and one tracker that every task runs on.
 
-use std::{future::Future, io, time::Duration};
+use std::{
+    future::Future,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span, debug_span};
@@ -14,6 +19,7 @@ use tracing::{Instrument, Span, debug_span};
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     token: CancellationToken,
+    begun: Arc<OnceLock<Instant>>,
     tasks: TaskTracker,
 }
 
@@ -49,12 +55,18 @@ impl Shutdown {
 
     /// Begins the shutdown; once is enough.
     pub fn trigger(&self) {
+        self.begun.get_or_init(Instant::now);
         self.token.cancel();
     }
 
     /// Whether the shutdown has begun.
     pub fn is_triggered(&self) -> bool {
         self.token.is_cancelled()
+    }
+
+    /// How long ago the shutdown began; zero if it has not.
+    pub fn elapsed(&self) -> Duration {
+        self.begun.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     /// Waits until every task has ended, at most so long; false if some had not.

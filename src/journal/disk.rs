@@ -13,7 +13,7 @@ use tracing::{error, info};
 
 use super::{
     SyncPolicy, encoding,
-    format::{self, Marker},
+    format::{self, HEADER, Marker},
     place::{self, Place},
 };
 use crate::threads::journal::Record;
@@ -132,14 +132,34 @@ impl Disk {
     pub(super) fn replace(&mut self, records: &[Record]) -> Result<(), WriteError> {
         let written = match write(&self.place, records) {
             Ok(written) => written,
-            Err(cause) => return Err(self.fail("replace", cause)),
+            Err(cause) => match self.cut_to(records) {
+                Ok(()) => return Ok(self.recover()),
+                Err(_) => return Err(self.fail("replace", cause)),
+            },
         };
         (self.file, self.marker, self.length) = (written.file, written.marker, written.length);
+        self.recover();
+        Ok(())
+    }
+
+    /// A full disk has no room for another file beside this one. To hold nothing any more needs none.
+    fn cut_to(&mut self, records: &[Record]) -> io::Result<()> {
+        if !records.is_empty() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let header = u64::try_from(HEADER).unwrap_or(u64::MAX);
+        self.file.set_len(header)?;
+        self.file.sync_all()?;
+        self.length = header;
+        Ok(())
+    }
+
+    /// All that was given to the file is in it, and on disk.
+    fn recover(&mut self) {
         self.dirty_since = None;
         if self.failed.take().is_some() {
             info!(path = %self.place.path().display(), bytes = self.length, "replaced the journal file: it takes writes again");
         }
-        Ok(())
     }
 
     /// Has the file take nothing more until it is replaced, for nobody knows what was written to it.

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -24,6 +25,8 @@ use crate::{
 
 /// Appends are written together as long as they take about so many bytes: so much more memory than what waits.
 const GROUP_BYTES: u64 = 8 << 20;
+/// After a replacement that failed the next may be tried so much later.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The queue, the file, and the task that goes from one to the other. It runs while something waits, is being written,
 /// or must still be forced to disk; so it ends by itself, and a shutdown waits for nothing else.
@@ -44,6 +47,10 @@ struct Queue {
     /// The bytes of the file and, as far as that is known, of what waits.
     bytes: u64,
     has_failed: bool,
+    /// Whether a replacement is being written.
+    is_replacing: bool,
+    /// When the last replacement failed, if it did.
+    refused: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -65,8 +72,14 @@ pub(super) enum Kind {
 
 impl Writer {
     pub(super) fn new(disk: Disk, shutdown: Shutdown) -> Self {
-        let queue =
-            Queue { jobs: VecDeque::new(), is_running: false, bytes: disk.length(), has_failed: false };
+        let queue = Queue {
+            jobs: VecDeque::new(),
+            is_running: false,
+            bytes: disk.length(),
+            has_failed: false,
+            is_replacing: false,
+            refused: None,
+        };
         Self { queue: Mutex::new(queue), arrived: Notify::new(), disk: Mutex::new(disk), shutdown }
     }
 
@@ -91,6 +104,11 @@ impl Writer {
     /// Whether the file holds less than was given to it.
     pub(super) fn has_failed(&self) -> bool {
         self.queue().has_failed
+    }
+
+    /// Whether a replacement may be tried now.
+    pub(super) fn may_replace(&self) -> bool {
+        self.queue().may_replace()
     }
 
     /// The bytes of the file and, about, of what waits.
@@ -133,6 +151,9 @@ impl Writer {
             let _ = job.told.send(Err(to_error(failed.clone())));
         }
         queue.note(&disk);
+        if mem::take(&mut queue.is_replacing) {
+            queue.refused = Some(Instant::now());
+        }
         queue.is_running = false;
     }
 
@@ -161,7 +182,13 @@ impl Writer {
     fn write(&self, disk: &mut Disk, group: Vec<Job>) {
         let written = match group.as_slice() {
             // Whatever the others wanted the file to hold would be gone at once.
-            [.., Job { kind: Kind::Replace, records, .. }] => disk.replace(records),
+            [.., Job { kind: Kind::Replace, records, .. }] => {
+                let written = disk.replace(records);
+                let mut queue = self.queue();
+                queue.is_replacing = false;
+                queue.refused = written.is_err().then(Instant::now);
+                written
+            }
             appends => disk.append(appends.iter().map(|job| job.records.as_slice())),
         };
         // First: whoever is told of a failure finds the file to have failed.
@@ -186,7 +213,14 @@ impl Queue {
             bytes += job.bytes;
             group.push(job);
         }
+        self.is_replacing = group.first().is_some_and(|job| job.kind == Kind::Replace);
         group
+    }
+
+    fn may_replace(&self) -> bool {
+        let is_under_way = || self.is_replacing || self.jobs.iter().any(|job| job.kind == Kind::Replace);
+        let is_too_soon = || self.refused.is_some_and(|at| at.elapsed() < RETRY);
+        !self.has_failed || !(is_under_way() || is_too_soon())
     }
 
     /// Takes over what became of the file.

@@ -1,5 +1,6 @@
 //! Copies of shared threads, to answer from while Redis is unreachable. `learning` tells what an answer of Redis
-//! teaches, `held` what one copy can answer and accept, `stock` which copies stay.
+//! teaches, `held` what one copy can answer and accept, `stock` which copies stay, `accepting` goes between these and the
+//! journal.
 
 use std::{
     fmt,
@@ -10,7 +11,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    journal::{Accepted, Base, Journal, JournalBounds, Settled, Touch},
+    journal::{Base, Journal, JournalBounds},
     lock,
     threads::thread_for,
 };
@@ -23,11 +24,12 @@ use crate::{
         MessagesPage, MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore,
         ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
         copies::{Known, Observed, Progress, ThreadCopies},
-        journal::{JournalFile, JournalStatus, Origin, Receipt, Record, Replay, Replayed, RunId},
+        journal::{JournalFile, JournalStatus, Receipt, Record, Replay, Replayed, RunId},
         watch::{Followed, Since},
     },
 };
 
+mod accepting;
 mod held;
 mod learning;
 mod stock;
@@ -95,7 +97,7 @@ impl<C: Clock> MemoryCopies<C> {
         let now = self.clock.now();
         {
             let Held { stock, journal } = &mut *lock(&self.held);
-            for (origin, entries) in journal.restore(records, now.plus(hold)) {
+            for (origin, entries) in journal.restore(records, (now, now.plus(hold))) {
                 stock.put(HeldThread::restored(&origin, &entries, now));
             }
             journal.write_to(file);
@@ -151,89 +153,6 @@ impl<C: Clock> MemoryCopies<C> {
             return Err(Error::NeedsShared("a write that the journal file cannot take"));
         }
         Ok(answer)
-    }
-}
-
-impl Held {
-    /// Accepts a thread that is not held.
-    fn create(
-        &mut self,
-        new: &NewThread,
-        (epoch, any_owner): (String, bool),
-        limits: Limits,
-        Moment { now, held_until }: Moment,
-    ) -> Result<Accepting<Appended>> {
-        let Self { stock, journal } = self;
-        let held = HeldThread::accept(new, epoch, now);
-        let origin = Origin { any_owner, ..held.origin() };
-        let Answer { value: (appended, entries), source } =
-            stock.accept(held, |held| held.add(&new.messages, limits, journal, now))?;
-        let receipt =
-            journal.accept(Accepted { origin, creates: true, entries, touch: None, held_until }, now);
-        Ok((Answer { value: appended, source }, receipt))
-    }
-
-    fn append(
-        &mut self,
-        append: &Append,
-        limits: Limits,
-        Moment { now, held_until }: Moment,
-    ) -> Result<Accepting<Appended>> {
-        let Self { stock, journal } = self;
-        let Answer { value: (appended, entries, origin), source } = stock.ask(&append.id, now, |held| {
-            let origin = held.origin();
-            let (appended, entries) = held.append(append, limits, journal, now)?;
-            Ok((appended, entries, origin))
-        })?;
-        let receipt = if entries.is_empty() {
-            journal.receipt()
-        } else {
-            journal.accept(Accepted { origin, creates: false, entries, touch: None, held_until }, now)
-        };
-        Ok((Answer { value: appended, source }, receipt))
-    }
-
-    fn touch(
-        &mut self,
-        id: &ThreadId,
-        ttl: Option<Ttl>,
-        Moment { now, held_until }: Moment,
-    ) -> Result<Accepting<Thread>> {
-        let Self { stock, journal } = self;
-        let Answer { value: (thread, origin), source } = stock.ask(id, now, |held| {
-            journal.admit(u64::from(!held.is_waiting()), 0)?;
-            let origin = held.origin();
-            held.touch(ttl, now);
-            Ok((held.thread().clone(), origin))
-        })?;
-        let touch =
-            Accepted { origin, creates: false, entries: Vec::new(), touch: Some(Touch(ttl)), held_until };
-        let receipt = journal.accept(touch, now);
-        Ok((Answer { value: thread, source }, receipt))
-    }
-
-    /// Brings the copy of a thread up to what a step of the replay came to.
-    fn settle(&mut self, id: &ThreadId, settled: Settled, now: Timestamp) -> Progress {
-        let Self { stock, .. } = self;
-        match settled {
-            Settled::GoesOn => Progress::Step,
-            Settled::Lost(thread) => Progress::Reincarnate(Box::new(thread)),
-            Settled::Moved => {
-                stock.take(id);
-                Progress::Step
-            }
-            Settled::Dropped => {
-                stock.take(id);
-                Progress::Over
-            }
-            Settled::Merged { thread, is_clean } => {
-                if let Some(held) = stock.take(id) {
-                    stock.put(held.merge(&thread, is_clean, now));
-                }
-                Progress::Over
-            }
-            Settled::Over => Progress::Over,
-        }
     }
 }
 
@@ -418,6 +337,8 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
 
     async fn sweep(&self) -> Result<Swept> {
         let now = self.clock.now();
-        Ok(Swept { removed: lock(&self.held).stock.sweep(now), repaired: 0 })
+        let held = &mut *lock(&self.held);
+        held.journal.mend();
+        Ok(Swept { removed: held.stock.sweep(now), repaired: 0 })
     }
 }

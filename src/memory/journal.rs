@@ -23,6 +23,7 @@ use crate::{
     },
 };
 
+mod file;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -35,8 +36,6 @@ use run::{Next, Run, State};
 const RETRY: Duration = Duration::from_secs(10);
 /// What became of so many runs is told.
 const NOTES: usize = 100;
-/// The file is written anew when it holds more than twice what waits and so many bytes.
-const SLACK: u64 = 4 << 20;
 
 /// How much may wait.
 #[derive(Debug, Clone, Copy)]
@@ -79,17 +78,6 @@ impl Journal {
         }
     }
 
-    /// Writes what waits to a file, too, from now on.
-    pub(super) fn write_to(&mut self, file: Arc<dyn JournalFile>) {
-        drop(file.replace(self.records()));
-        self.file = Some(file);
-    }
-
-    /// Answers once what was accepted so far is in the file.
-    pub(super) fn receipt(&self) -> Option<Receipt> {
-        self.write(Vec::new())
-    }
-
     /// Whether writes of this thread wait that memory answers for.
     pub(super) fn is_waiting(&self, id: &ThreadId) -> bool {
         self.active.contains_key(id)
@@ -123,7 +111,9 @@ impl Journal {
         };
         self.change(id, |run| {
             run.push(entries.iter().cloned());
-            run.touch = touch.or(run.touch);
+            if let Some(touch) = touch {
+                run.touch(touch);
+            }
             run.held_until = run.held_until.max(held_until);
         });
         if !entries.is_empty() {
@@ -284,17 +274,7 @@ impl Journal {
         if run.is_parked() {
             info!(%thread, "writes that could not be merged before are merged");
         }
-        let Some(file) = &self.file else { return };
-        let live = self.bytes;
-        // Nobody waits for this: what the file says too much is replayed once more, which changes nothing.
-        if file.has_failed()
-            || file.bytes() > live.saturating_mul(2).saturating_add(SLACK)
-            || self.runs.is_empty()
-        {
-            drop(file.replace(self.records()));
-        } else if run.state != State::Repair {
-            drop(file.append(vec![Record::Settled { run: id }]));
-        }
+        self.forget(id, run.state == State::Repair);
     }
 
     fn note(&mut self, thread: &ThreadId, entries: u64, reason: String) {
@@ -303,48 +283,6 @@ impl Journal {
             self.notes.pop_front();
         }
         self.notes.push_back(ParkedRun { thread: thread.clone(), entries, reason });
-    }
-
-    fn write(&self, records: Vec<Record>) -> Option<Receipt> {
-        let file = self.file.as_ref()?;
-        // What could not be written before is written with the rest.
-        Some(if file.has_failed() { file.replace(self.records()) } else { file.append(records) })
-    }
-
-    /// What the file has to say: all that waits but what Redis had acknowledged.
-    fn records(&self) -> Vec<Record> {
-        let written = self.runs.iter().filter(|(_, run)| run.state != State::Repair);
-        written.flat_map(|(id, run)| run.records(*id)).collect()
-    }
-
-    /// Takes in what a journal file says. Answers, for each run that memory is to answer for, its thread and messages.
-    pub(super) fn restore(
-        &mut self,
-        records: Vec<Record>,
-        until: Timestamp,
-    ) -> Vec<(Arc<Origin>, Vec<Entry>)> {
-        for record in records {
-            match record {
-                Record::Began { run, origin, creates } => {
-                    self.last = self.last.max(run.0);
-                    let mut began = Run::of(origin, creates, until);
-                    began.held_until = until;
-                    self.insert(run, began);
-                }
-                Record::Accepted { run, entries } => {
-                    self.change(run, |run| run.push(entries));
-                }
-                Record::Touched { run, ttl } => {
-                    self.change(run, |run| run.touch = Some(Touch(ttl)));
-                }
-                Record::Settled { run } => drop(self.remove(run)),
-            }
-        }
-        for (id, run) in &self.runs {
-            self.active.insert(run.origin.thread.id.clone(), *id);
-        }
-        let active = self.active.values().filter_map(|id| self.runs.get(id));
-        active.map(|run| (Arc::clone(&run.origin), run.entries().cloned().collect())).collect()
     }
 
     /// What waits, for people.

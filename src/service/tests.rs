@@ -12,6 +12,8 @@ use crate::{
         watch::{Event as BreakerEvent, Interest, Watch},
     },
     call::{Call, Source},
+    fallback::{Fallback, FallbackBreakers, Handover, Reachability, State},
+    memory::{JournalBounds, MemoryCopies},
     threads::{
         Append, Digest, Message, MessageId, NewMessage, NewThread, Profile, Role, ThreadId, Trim,
         copies::ThreadCopies,

@@ -156,6 +156,10 @@ pub trait JournalFile: fmt::Debug + Send + Sync + 'static {
     /// Whether the file holds less than was given to it, as far as is known yet; before a receipt says so, it does.
     fn has_failed(&self) -> bool;
 
+    /// Whether a replacement may be tried now. After a failure not while one is under way, nor within a second after one
+    /// that failed: else a full disk would cost all that waits for each write.
+    fn may_replace(&self) -> bool;
+
     /// The bytes that the file will have when all that was given to it is written; of what still waits, about.
     fn bytes(&self) -> u64;
 }

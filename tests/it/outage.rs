@@ -11,6 +11,7 @@ mod afterwards;
 mod breakers;
 mod configuration;
 mod faults;
+mod journal_file;
 mod matrix;
 mod merging;
 mod no_outage;

@@ -1,6 +1,6 @@
 //! Disks that are full or broken.
 
-use std::{fs::File, process::Command};
+use std::{env, fs::File, process::Command};
 
 use super::*;
 
@@ -82,6 +82,46 @@ async fn a_replacement_that_fails_leaves_the_file_as_it_was() {
     assert_eq!(folder.open(SyncPolicy::Always).records, [began(2)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_stays_full_is_tried_once_a_second() {
+    let folder = Folder::new();
+    let open = folder.open(SyncPolicy::Always);
+    assert!(open.journal.may_replace());
+    break_disk(&open, "/dev/full");
+    open.append(&[began(1)]).await.unwrap_err();
+    assert!(open.journal.may_replace());
+
+    let obstacle = folder.0.path().join("journal.new");
+    fs::create_dir(&obstacle).unwrap();
+    for _ in 0..3 {
+        let disk = open.journal.0.disk();
+        let replaced = open.journal.replace(vec![began(1)]);
+        assert!(!open.journal.may_replace(), "one is under way");
+        drop(disk);
+        replaced.await.unwrap().unwrap_err();
+        assert!(!open.journal.may_replace(), "one has just failed");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(open.journal.may_replace());
+    }
+    fs::remove_dir(&obstacle).unwrap();
+    open.replace(&[began(1)]).await.unwrap();
+    assert!(open.journal.may_replace());
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_that_nothing_waits_any_more() {
+    let folder = Folder::new();
+    let open = folder.open(SyncPolicy::Always);
+    open.append(&[began(1)]).await.unwrap();
+    // No other file can be made beside it.
+    fs::create_dir(folder.0.path().join("journal.new")).unwrap();
+    open.replace(&[]).await.unwrap();
+    open.append(&[began(2)]).await.unwrap();
+    assert_eq!(open.journal.bytes(), fs::metadata(folder.path()).unwrap().len());
+    open.close().await;
+    assert_eq!(folder.open(SyncPolicy::Always).records, [began(2)]);
+}
+
 #[tokio::test]
 async fn a_crash_in_the_middle_of_a_replacement_changes_nothing() {
     let folder = Folder::new();
@@ -111,21 +151,27 @@ async fn a_writer_that_dies_leaves_a_file_that_has_failed() {
     assert_eq!(folder.open(SyncPolicy::Always).records, [began(1), accepted(1, "m")]);
 }
 
-/// Runs [`fill_the_disk`] in a process that can make no file larger than 8 KiB: the write that passes this is cut short.
-#[test]
-fn what_a_full_disk_took_of_an_append_is_cut_off() {
+/// Set in the process of which [`what_a_full_disk_took_of_an_append_is_cut_off`] limits the size of files.
+const LIMITED: &str = "FUSEWIRE_TEST_FILES_ARE_LIMITED";
+
+/// Runs itself in a process that can make no file larger than 8 KiB: the write that passes this is cut short.
+#[tokio::test]
+async fn what_a_full_disk_took_of_an_append_is_cut_off() {
+    if env::var_os(LIMITED).is_some() {
+        return fill_the_disk().await;
+    }
     let this = fs::read_link("/proc/self/exe").unwrap();
+    let name = "journal::tests::failures::what_a_full_disk_took_of_an_append_is_cut_off";
     let output = Command::new("bash")
-        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" --exact journal::tests::failures::fill_the_disk --ignored"])
-        .arg(this)
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" --exact \"$1\""])
+        .args([this.as_os_str(), name.as_ref()])
+        .env(LIMITED, "yes")
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && told.contains("1 passed"), "{told}");
 }
 
-#[tokio::test]
-#[ignore = "needs a limit on the size of files, which another test sets"]
 async fn fill_the_disk() {
     let folder = Folder::new();
     let open = folder.open(SyncPolicy::Always);

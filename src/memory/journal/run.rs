@@ -51,7 +51,7 @@ pub(super) struct Run {
     /// The bytes of memory that they take.
     weight: u64,
     /// The last renewal of the thread, if it was renewed.
-    pub(super) touch: Option<Touch>,
+    touch: Option<Touch>,
     /// Not to be replayed before.
     pub(super) held_until: Timestamp,
     pub(super) state: State,
@@ -119,6 +119,12 @@ impl Run {
             self.weight += Tally::of(&entry.message).memory;
             self.entries.push_back(entry);
         }
+    }
+
+    /// Takes in a renewal. One without a time to live leaves that of an earlier one in force.
+    pub(super) fn touch(&mut self, Touch(ttl): Touch) {
+        let earlier = self.touch.and_then(|Touch(ttl)| ttl);
+        self.touch = Some(Touch(ttl.or(earlier)));
     }
 
     /// The messages that wait.

@@ -308,6 +308,16 @@ fn a_renewal_is_replayed_with_its_time_to_live() {
     assert!(!take(&mut journal, run));
 }
 
+#[test]
+fn a_renewal_without_a_time_to_live_leaves_that_of_an_earlier_one() {
+    let hour = ttl(Duration::from_hours(1));
+    let (mut journal, run) =
+        journal_of(Accepted { touch: Some(Touch(Some(hour))), ..appended("t", Vec::new()) });
+    journal.accept(Accepted { touch: Some(Touch(None)), ..appended("t", Vec::new()) }, START);
+    assert_eq!(journal.step(run).unwrap().ttl, Some(hour));
+    assert!(!take(&mut journal, run));
+}
+
 /// A file that keeps what it was given, and fails while it is told to.
 #[derive(Debug, Default)]
 struct Kept(Mutex<(Vec<Record>, bool)>);
@@ -325,6 +335,10 @@ impl JournalFile for Kept {
 
     fn has_failed(&self) -> bool {
         self.0.lock().unwrap().1
+    }
+
+    fn may_replace(&self) -> bool {
+        true
     }
 
     fn bytes(&self) -> u64 {
@@ -350,7 +364,7 @@ fn a_file_says_all_that_waits_and_nothing_else() {
     let mut restored = Journal::new(BOUNDS);
     let records = file.0.lock().unwrap().0.clone();
     let later = START.plus(Duration::from_secs(1));
-    let mut held: Vec<_> = restored.restore(records, later);
+    let mut held: Vec<_> = restored.restore(records, (START, later));
     held.sort_by_key(|(origin, _)| origin.thread.id.to_string());
     let told: Vec<_> =
         held.iter().map(|(origin, waiting)| (origin.thread.id.as_str(), waiting.len())).collect();

@@ -55,6 +55,14 @@ impl BehindProxy {
         Self { redis, proxy, service, channel }
     }
 
+    /// Ends the service with SIGKILL and starts another, which serves in whatever mode it finds itself in.
+    pub(crate) async fn replace_service(&mut self, options: FusewireOptions) {
+        self.service.kill();
+        let url = format!("redis://{}", self.proxy.addr());
+        self.service = Fusewire::start(options.var("REDIS_URL", &url)).await;
+        self.channel = self.service.channel().await;
+    }
+
     pub(crate) fn threads(&self) -> Threads {
         Threads::on(self.channel.clone())
     }

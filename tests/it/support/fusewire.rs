@@ -26,6 +26,7 @@ pub(crate) struct FusewireOptions {
     listens_on_tcp: bool,
     vars: Vec<(String, String)>,
     args: Vec<String>,
+    prelude: Option<&'static str>,
     files: Vec<(String, String)>,
 }
 
@@ -48,6 +49,12 @@ impl FusewireOptions {
     /// Adds an argument to the command line.
     pub(crate) fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Has a shell do this first, in the process that then becomes the service.
+    pub(crate) fn prelude(mut self, command: &'static str) -> Self {
+        self.prelude = Some(command);
         self
     }
 
@@ -101,7 +108,14 @@ impl Fusewire {
         }
         let kept = ["PATH", "HOME"].into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
 
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fusewire"));
+        let mut command = match options.prelude {
+            None => Command::new(env!("CARGO_BIN_EXE_fusewire")),
+            Some(prelude) => {
+                let mut shell = Command::new("bash");
+                shell.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_fusewire")]);
+                shell
+            }
+        };
         command.current_dir(dir.path()).env_clear().envs(kept).env(LISTEN, listen).envs(options.vars);
         command.args(options.args);
         // One pipe for both, so that their lines stay in order.
@@ -170,6 +184,10 @@ impl Fusewire {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     pub(crate) fn signal(&mut self, signal: Signal) {
