@@ -176,13 +176,13 @@ impl Held {
     fn append(
         &mut self,
         append: &Append,
-        limits: Limits,
+        rules: (Limits, fn(&Message) -> Digest),
         Moment { now, held_until }: Moment,
     ) -> Result<Accepting<Appended>> {
         let Self { stock, journal } = self;
         let Answer { value: (appended, entries, origin), source } = stock.ask(&append.id, now, |held| {
             let origin = held.origin();
-            let (appended, entries) = held.append(append, limits, journal, now)?;
+            let (appended, entries) = held.append(append, rules, journal, now)?;
             Ok((appended, entries, origin))
         })?;
         let receipt = if entries.is_empty() {
@@ -372,7 +372,7 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
             return Err(Error::NeedsShared("an append with an etag"));
         }
         self.accept(call, |held, at| {
-            let accepted = held.append(append, self.limits, at);
+            let accepted = held.append(append, (self.limits, self.digest_of), at);
             match (thread_for(append), held.stock.holds(&append.id)) {
                 (Some(new), false) => {
                     let any_owner = append.owner.is_none();

@@ -288,9 +288,33 @@ async fn a_page_of_a_newer_revision_replaces_a_longer_run() {
     let fleet = fleet();
     fleet.create(&new_thread("t", many(0..5))).await;
     fleet.append_elsewhere(&append("t", many(5..6))).await;
+    fleet.append_elsewhere(&append("t", many(6..7))).await;
     fleet.read_messages(&MessagesQuery { after_seq: 4, ..pages("t", 9) }).await;
     assert_eq!(fleet.known_from().await, 5);
-    assert_eq!(fleet.newest(1).await.unwrap(), [6]);
+    assert_eq!(fleet.newest(1).await.unwrap(), [7]);
+}
+
+#[tokio::test]
+async fn a_page_that_overtakes_its_append_joins_what_is_known() {
+    let fleet = fleet();
+    fleet.create(&new_thread("t", many(0..3))).await;
+    let batch = append("t", many(3..5));
+    let appended = fleet.append_elsewhere(&batch).await;
+    fleet.read_messages(&MessagesQuery { after_seq: 3, ..pages("t", 9) }).await;
+    fleet.copies.observe(Observed::Appended(&batch, &appended));
+    assert_eq!(fleet.newest(9).await.unwrap(), [1, 2, 3, 4, 5]);
+    let repeated = fleet.copies.append(&call(), &batch).await.unwrap().value;
+    assert!(repeated.messages.iter().all(|message| message.duplicate));
+    assert_eq!(fleet.copies.context(&call(), &window(0)).await.unwrap().value.messages.len(), 5);
+}
+
+#[tokio::test]
+async fn a_page_behind_a_gap_joins_nothing() {
+    let fleet = fleet();
+    fleet.create(&new_thread("t", many(0..3))).await;
+    fleet.append_elsewhere(&append("t", many(3..6))).await;
+    fleet.read_messages(&MessagesQuery { after_seq: 4, ..pages("t", 9) }).await;
+    assert_eq!(fleet.known_from().await, 5);
 }
 
 #[tokio::test]
@@ -507,6 +531,18 @@ async fn an_id_that_was_read_but_not_written_here_is_not_judged() {
     fleet.read_messages(&pages("t", 9)).await;
     assert!(needs_shared(&fleet.copies.append(&call(), &append("t", many(1..3))).await));
     fleet.copies.append(&call(), &append("t", many(2..3))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_was_read_with_the_same_content_is_a_duplicate() {
+    let digest_of = |message: &Message| said(message.id.as_str()).digest;
+    let fleet = fleet();
+    let copies = MemoryCopies::new(Arc::clone(&fleet.clock), LIMITS, (1 << 20, 100), BOUNDS, digest_of);
+    let fleet = Fleet { copies, ..fleet };
+    fleet.append_elsewhere(&append_or_create("t", many(0..2))).await;
+    fleet.read_messages(&pages("t", 9)).await;
+    let appended = fleet.copies.append(&call(), &append("t", many(1..3))).await.unwrap().value;
+    assert_eq!(verdicts(&appended), [(2, true, false), (0, false, true)]);
 }
 
 #[tokio::test]
