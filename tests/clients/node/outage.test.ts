@@ -46,7 +46,7 @@ interface Served {
   redis: Redis;
 }
 
-/** A server with its defaults, its Redis, which keeps what it acknowledged, and the retries shipped for clients. */
+/** A server, its Redis, which keeps what it acknowledged, and the retries shipped for clients. */
 async function serve(t: TestContext): Promise<Served> {
   const folder = await mkdtemp(join(tmpdir(), "fusewire-node-"));
   const ends: (() => Promise<unknown> | void)[] = [() => rm(folder, { recursive: true })];
@@ -58,7 +58,7 @@ async function serve(t: TestContext): Promise<Served> {
   const served = { redis: await Redis.start(folder, true) } as Served;
   ends.push(() => served.redis.end());
   const REDIS_URL = `redis://127.0.0.1:${served.redis.port}`;
-  const server = await Fusewire.start(folder, { REDIS_URL, FUSEWIRE__REDIS__OUTAGE_AFTER: "200ms" });
+  const server = await Fusewire.start(folder, { REDIS_URL });
   ends.push(() => server.end());
   const options = {
     "grpc.enable_http_proxy": 0,

@@ -22,13 +22,11 @@ ENOUGH = 20
 
 @pytest.fixture
 def served(tmp_path):
-    """A server with its defaults, its Redis, which keeps what it acknowledged, and the retries shipped for clients."""
+    """A server, its Redis, which keeps what it acknowledged, and the retries shipped for clients."""
     redis = Redis.start(tmp_path, durable=True)
     started = [redis]
     try:
-        server = Fusewire(
-            tmp_path, REDIS_URL=f"redis://127.0.0.1:{redis.port}", FUSEWIRE__REDIS__OUTAGE_AFTER="200ms"
-        )
+        server = Fusewire(tmp_path, REDIS_URL=f"redis://127.0.0.1:{redis.port}")
         started.insert(0, server)
         connect(server, ("grpc.service_config", SERVICE_CONFIG.read_text()))
         yield SimpleNamespace(server=server, redis=redis)
