@@ -72,6 +72,18 @@ async fn an_id_that_was_read_but_not_written_here_is_not_judged() {
 }
 
 #[tokio::test]
+async fn a_message_that_was_read_with_the_same_content_is_a_duplicate() {
+    let digest_of = |message: &Message| said(message.id.as_str()).digest;
+    let fleet = fleet();
+    let copies = MemoryCopies::new(Arc::clone(&fleet.clock), LIMITS, (1 << 20, 100), BOUNDS, digest_of);
+    let fleet = Fleet { copies, ..fleet };
+    fleet.append_elsewhere(&append_or_create("t", many(0..2))).await;
+    fleet.read_messages(&pages("t", 9)).await;
+    let appended = fleet.copies.append(&call(), &append("t", many(1..3))).await.unwrap().value;
+    assert_eq!(verdicts(&appended), [(2, true, false), (0, false, true)]);
+}
+
+#[tokio::test]
 async fn owners_and_limits_hold_in_an_outage() {
     let fleet = fleet();
     fleet.create(&new_thread("t", many(0..2))).await;

@@ -153,9 +153,33 @@ async fn a_page_of_a_newer_revision_replaces_a_longer_run() {
     let fleet = fleet();
     fleet.create(&new_thread("t", many(0..5))).await;
     fleet.append_elsewhere(&append("t", many(5..6))).await;
+    fleet.append_elsewhere(&append("t", many(6..7))).await;
     fleet.read_messages(&MessagesQuery { after_seq: 4, ..pages("t", 9) }).await;
     assert_eq!(fleet.known_from().await, 5);
-    assert_eq!(fleet.newest(1).await.unwrap(), [6]);
+    assert_eq!(fleet.newest(1).await.unwrap(), [7]);
+}
+
+#[tokio::test]
+async fn a_page_that_overtakes_its_append_joins_what_is_known() {
+    let fleet = fleet();
+    fleet.create(&new_thread("t", many(0..3))).await;
+    let batch = append("t", many(3..5));
+    let appended = fleet.append_elsewhere(&batch).await;
+    fleet.read_messages(&MessagesQuery { after_seq: 3, ..pages("t", 9) }).await;
+    fleet.copies.observe(Observed::Appended(&batch, &appended));
+    assert_eq!(fleet.newest(9).await.unwrap(), [1, 2, 3, 4, 5]);
+    let repeated = fleet.copies.append(&call(), &batch).await.unwrap().value;
+    assert!(repeated.messages.iter().all(|message| message.duplicate));
+    assert_eq!(fleet.copies.context(&call(), &window(0)).await.unwrap().value.messages.len(), 5);
+}
+
+#[tokio::test]
+async fn a_page_behind_a_gap_joins_nothing() {
+    let fleet = fleet();
+    fleet.create(&new_thread("t", many(0..3))).await;
+    fleet.append_elsewhere(&append("t", many(3..6))).await;
+    fleet.read_messages(&MessagesQuery { after_seq: 4, ..pages("t", 9) }).await;
+    assert_eq!(fleet.known_from().await, 5);
 }
 
 #[tokio::test]
