@@ -133,7 +133,10 @@ impl Disk {
         let written = match write(&self.place, records) {
             Ok(written) => written,
             Err(cause) => match self.cut_to(records) {
-                Ok(()) => return Ok(self.recover()),
+                Ok(()) => {
+                    self.recover();
+                    return Ok(());
+                }
                 Err(_) => return Err(self.fail("replace", cause)),
             },
         };
