@@ -144,8 +144,8 @@ pub enum Error {
     /// Redis refuses this configuration. An operator must act; memory does not hide it.
     #[error("redis refuses this configuration: {0}")]
     Misconfigured(#[source] BoxError),
-    /// Only Redis can decide this, and it is unreachable.
-    #[error("{0} needs redis, which is unreachable or switched off")]
+    /// Only Redis can decide this, and it is unreachable, or has not been given what this process accepted for the thread.
+    #[error("{0} needs redis, which cannot answer for it now")]
     NeedsShared(&'static str),
     /// The caller's deadline passed. A write may still have happened.
     #[error("the deadline passed")]

@@ -183,7 +183,7 @@ impl Reachability {
                 warn!(%error, "redis is unreachable: serving from local memory");
             }
             (State::Unreachable(_) | State::Misconfigured(_), State::Reachable, _) => {
-                info!("redis is reachable again");
+                info!("redis is reachable again: reconciling");
             }
             _ => return,
         }

@@ -16,7 +16,8 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     threads::{
-        Thread, ThreadId, ThreadStore,
+        ContextQuery, Thread, ThreadId, ThreadStore,
+        context::Budget,
         copies::{Progress, ThreadCopies},
         journal::{JournalStatus, RunId},
     },
@@ -26,6 +27,9 @@ use crate::{
 const AT_ONCE: usize = 16;
 /// What was acknowledged so long before an outage may not have reached the replica that is the primary after it.
 const UNCERTAIN: Duration = Duration::from_mins(1);
+
+/// Messages that are read back of a thread whose copy was forgotten.
+const READ_BACK: i64 = 100;
 
 /// Tells how this process serves.
 struct Mode {
@@ -159,7 +163,18 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
                 Progress::Step => {}
                 Progress::Reincarnate(thread) => self.reincarnate_for(run, &thread).await?,
                 Progress::Over => return Ok(()),
+                Progress::Forgotten => return self.read_back(&step.origin.thread.id).await,
             }
+        }
+        Ok(())
+    }
+
+    /// Reads a thread's newest messages and its instructions, so that memory can answer for it in the next outage, too.
+    async fn read_back(&self, id: &ThreadId) -> Result<()> {
+        let budget = Budget { max_messages: READ_BACK, max_tokens: 0 };
+        let query = ContextQuery { id: id.clone(), budget, renew: false };
+        if let Err(error) = self.context(&Call::default(), &query).await {
+            debug!(thread = %id, %error, "could not read a thread back after its merge");
         }
         Ok(())
     }

@@ -206,7 +206,7 @@ impl Conversation {
 
     /// Reads the newest messages that fit.
     pub(super) fn context(&mut self, query: &ContextQuery, now: Timestamp) -> Result<Context> {
-        let chosen = self.log.context(query.budget);
+        let chosen = self.log.context(query.budget, true);
         let messages = chosen.ok_or_else(|| Error::Internal("a whole thread has a context".into()))?;
         if query.renew {
             self.renew(now);

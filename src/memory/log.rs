@@ -225,27 +225,38 @@ impl Log {
 
     /// Makes this a log of the newest messages alone, as many as take at most so many bytes of memory.
     pub(super) fn shorten(&mut self, memory: u64) {
-        self.keeps_instructions = false;
-        self.instructions.clear();
-        self.instruction_bytes = 0;
-        self.tally = self.list_tally;
+        self.forget_instructions();
         while self.tally.memory > memory && !self.listed.is_empty() {
             self.unlist_oldest();
         }
     }
 
-    /// Chooses the context of a thread of which this is the whole log.
-    pub(super) fn context(&self, budget: Budget) -> Option<Vec<StoredMessage>> {
+    /// Whether all kept instructions are known.
+    pub(super) fn knows_instructions(&self) -> bool {
+        self.keeps_instructions
+    }
+
+    /// Knows of no instructions any more that outlive trimming.
+    pub(super) fn forget_instructions(&mut self) {
+        self.keeps_instructions = false;
+        self.instructions.clear();
+        self.instruction_bytes = 0;
+        self.tally = self.list_tally;
+    }
+
+    /// Chooses the context of a thread of which all instructions are known, and the list as a whole if `is_whole`. None
+    /// where older messages are needed.
+    pub(super) fn context(&self, budget: Budget, is_whole: bool) -> Option<Vec<StoredMessage>> {
         let instructions: Vec<StoredMessage> = self.instructions.values().cloned().collect();
         let head_was_cut = self.listed.front().is_some_and(|oldest| oldest.seq > 1);
         let mut reach = FIRST_REACH;
         loop {
             let start = self.listed.len().saturating_sub(reach);
             let messages: Vec<StoredMessage> = self.listed.range(start..).cloned().collect();
-            let is_whole = start == 0;
+            let is_whole = start == 0 && is_whole;
             let tail = Tail { messages: &messages, instructions: &instructions, is_whole, head_was_cut };
             let chosen = select(tail, budget);
-            if chosen.is_some() || is_whole {
+            if chosen.is_some() || start == 0 {
                 return chosen;
             }
             reach = reach.saturating_mul(4);

@@ -52,6 +52,8 @@ pub enum Progress {
     Reincarnate(Box<Thread>),
     /// Not at all, for now or for ever.
     Over,
+    /// Not at all: the shared store has all of it, but not just as it was here, so the thread's copy is forgotten.
+    Forgotten,
 }
 
 /// An answer of the shared store that tells of a thread.

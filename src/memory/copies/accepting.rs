@@ -88,7 +88,7 @@ impl Held {
                 if let Some(held) = stock.take(id) {
                     stock.put(held.merge(&thread, is_clean, now));
                 }
-                Progress::Over
+                if is_clean { Progress::Over } else { Progress::Forgotten }
             }
             Settled::Over => Progress::Over,
         }

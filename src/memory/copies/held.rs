@@ -208,9 +208,7 @@ impl HeldThread {
         (self.is_waiting, self.is_renewed) = (false, false);
         self.foreign.clear();
         self.log.confirm();
-        if self.log.trim(thread.profile.trim) > 0 && self.known_from > 0 {
-            self.known_from = self.log.first_seq();
-        }
+        self.trim();
         if !self.agrees() {
             self.cut_run();
         }
@@ -384,14 +382,14 @@ impl HeldThread {
         })))
     }
 
-    /// Reads the newest messages that fit, if the whole thread is known: otherwise instructions may be missing.
+    /// Reads the newest messages that fit, if these and all instructions are known.
     pub(super) fn context(&mut self, query: &ContextQuery, now: Timestamp) -> Result<Context> {
         self.check_readable()?;
         let needs_shared = Error::NeedsShared("a context of messages that are not all held in memory");
-        if self.known_from > 0 {
+        if !self.log.knows_instructions() {
             return Err(needs_shared);
         }
-        let messages = self.log.context(query.budget).ok_or(needs_shared)?;
+        let messages = self.log.context(query.budget, self.known_from == 0).ok_or(needs_shared)?;
         if query.renew {
             self.renew(None, now);
         }

@@ -12,7 +12,7 @@ use crate::{
         log::{self, Log, as_i64},
     },
     threads::{
-        Append, Appended, Context, IDS_GENERATION, Message, MessagesPage, MessagesQuery, NewMessage,
+        Append, Appended, Context, Cut, IDS_GENERATION, Message, MessagesPage, MessagesQuery, NewMessage,
         NewThread, StoredMessage, Thread, ThreadId, copies::Observed,
     },
 };
@@ -111,15 +111,23 @@ impl HeldThread {
                 Some(from) => self.learn_run(in_order(query, page), from, standing, known_last_seq),
                 None => self.learn_revision(standing),
             },
-            Observed::Context(context) => {
-                let (run, from) = run_of_context(context);
-                self.learn_run(run, from, standing, known_last_seq);
-            }
+            Observed::Context(context) => self.learn_context(context, standing, known_last_seq),
             Observed::Changed(_) if standing == Standing::Next => {}
             Observed::MessageUpdated(updated) if standing == Standing::Next => {
-                self.log.replace(updated.message.seq, Message::clone(&updated.message.message));
+                let message = Message::clone(&updated.message.message);
+                let is_instruction = message.role.is_instruction();
+                // One that was in progress was in no context, so it is not known.
+                if self.log.replace(updated.message.seq, message).is_none() && is_instruction {
+                    self.log.forget_instructions();
+                }
             }
-            Observed::Truncated(cut, _) if standing == Standing::Next => self.log.cut(cut),
+            Observed::Truncated(cut, _) if standing == Standing::Next => {
+                // How many of the newest stay says nothing of instructions among what is not known.
+                if self.known_from > 0 && matches!(cut, Cut::KeepLast(_)) {
+                    self.log.forget_instructions();
+                }
+                self.log.cut(cut);
+            }
             Observed::Created(..)
             | Observed::Read(_)
             | Observed::Changed(_)
@@ -194,28 +202,57 @@ impl HeldThread {
         if standing == Standing::Same && self.known_from <= from {
             return;
         }
-        // One write, and it brought messages: an append and nothing else. A watcher often reads them before the answer to
-        // their writer is here.
-        let is_append = standing == Standing::Next && self.thread.last_seq > known_last_seq;
-        if is_append && self.known_from <= from && from <= known_last_seq.saturating_add(1) {
+        if self.joins(from, standing, known_last_seq) {
             for stored in run.into_iter().filter(|stored| stored.seq > known_last_seq) {
                 self.log.push(stored);
             }
             return self.trim();
         }
-        self.log = if is_whole { Log::whole() } else { Log::tail() };
-        self.known_from = from;
-        for stored in run {
-            self.log.push(stored);
+        // Instructions that were known of the same revision stay known.
+        let knows_instructions = standing == Standing::Same && self.log.knows_instructions();
+        let older: Vec<_> = self.log.range(0..from).filter(|_| knows_instructions).cloned().collect();
+        self.relog(is_whole || knows_instructions, older.into_iter().chain(run), from);
+    }
+
+    /// Whether a run from there on goes on from what is known. One write that brought messages was an append and nothing else;
+    /// a watcher often reads them before the answer to their writer is here.
+    fn joins(&self, from: i64, standing: Standing, known_last_seq: i64) -> bool {
+        let is_append = standing == Standing::Next && self.thread.last_seq > known_last_seq;
+        is_append && self.known_from <= from && from <= known_last_seq.saturating_add(1)
+    }
+
+    /// Takes the newest messages of a context, and its instructions: all that are kept are in it.
+    fn learn_context(&mut self, context: &Context, standing: Standing, known_last_seq: i64) {
+        let (run, from) = run_of_context(context);
+        if from == 0 || self.joins(from, standing, known_last_seq) {
+            return self.learn_run(run, from, standing, known_last_seq);
         }
-        self.log.unlist_departed();
+        let is_longer = standing == Standing::Same && self.known_from <= from;
+        if is_longer && self.log.knows_instructions() {
+            return;
+        }
+        let from = if is_longer { self.known_from } else { from };
+        let known: Vec<_> = self.log.range(from..i64::MAX).filter(|_| is_longer).cloned().collect();
+        let run = if is_longer { known } else { run };
+        let older = context.messages.iter().filter(|stored| stored.seq < from).cloned();
+        self.relog(true, older.chain(run), from);
+    }
+
+    /// Begins the log anew, known from a seq on, and instructions that are older.
+    fn relog(&mut self, knows_instructions: bool, messages: impl Iterator<Item = StoredMessage>, from: i64) {
+        let mut log = if knows_instructions { Log::whole() } else { Log::tail() };
+        messages.for_each(|stored| log.push(stored));
+        log.unlist_departed();
+        self.log = log;
+        self.known_from = from;
     }
 
     /// Drops what the newest append trimmed.
-    fn trim(&mut self) {
+    pub(super) fn trim(&mut self) {
         // Of what leaves the list, instructions may stay stored: where they are unknown, so is all that is older.
         if self.log.trim(self.thread.profile.trim) > 0 && self.known_from > 0 {
-            self.known_from = self.log.first_seq();
+            self.known_from =
+                self.log.listed_from().unwrap_or_else(|| self.thread.last_seq.saturating_add(1));
         }
     }
 

@@ -96,6 +96,11 @@ impl Fleet {
     }
 
     /// The seqs that the copy of `t` answers for the newest so many, oldest first.
+    async fn truncate(&self, cut: Cut) {
+        let truncated = self.redis.truncate(&call(), &thread_id("t"), cut, &Guard::default()).await.unwrap();
+        self.copies.observe(Observed::Truncated(cut, &truncated.value));
+    }
+
     async fn newest(&self, count: usize) -> Result<Vec<i64>> {
         let query = MessagesQuery { descending: true, ..pages("t", count) };
         let mut seqs = seqs(&self.copies.messages(&call(), &query).await?.value);

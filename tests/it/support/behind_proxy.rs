@@ -18,7 +18,7 @@ use super::{
 /// What the log says when Redis is lost.
 pub(crate) const LOST: &str = "redis is unreachable: serving from local memory";
 /// What the log says when it is back.
-pub(crate) const BACK: &str = "redis is reachable again";
+pub(crate) const BACK: &str = "redis is reachable again: reconciling";
 
 pub(crate) struct BehindProxy {
     pub(crate) redis: RedisServer,

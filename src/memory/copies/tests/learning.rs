@@ -201,6 +201,31 @@ async fn of_a_context_only_the_unbroken_tail_is_a_run() {
 }
 
 #[tokio::test]
+async fn a_context_that_ends_within_the_thread_can_be_read_again_with_its_instructions() {
+    let fleet = fleet();
+    fleet.append_elsewhere(&append_or_create("t", vec![instructed("s")])).await;
+    fleet.append_elsewhere(&append("t", many(0..40))).await;
+    fleet.read_context(5).await;
+    let in_memory = async |count| fleet.copies.context(&call(), &window(count)).await;
+    let seqs = |context: &Context| context.messages.iter().map(|stored| stored.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(&in_memory(5).await.unwrap().value), [1, 38, 39, 40, 41]);
+    assert!(needs_shared(&in_memory(9).await), "older messages are not known");
+    fleet.append(&append("t", many(40..42))).await;
+    assert_eq!(seqs(&in_memory(7).await.unwrap().value), [1, 38, 39, 40, 41, 42, 43]);
+    // A page brings older messages, but no instructions.
+    fleet.read_messages(&MessagesQuery { after_seq: 30, ..pages("t", 50) }).await;
+    assert_eq!(in_memory(12).await.unwrap().value.messages.len(), 12);
+    fleet.append_elsewhere(&append("t", vec![instructed("late")])).await;
+    fleet.append_elsewhere(&append("t", many(50..51))).await;
+    fleet.read_messages(&MessagesQuery { after_seq: 30, ..pages("t", 50) }).await;
+    assert!(needs_shared(&in_memory(3).await), "there may be other instructions by now");
+    fleet.read_context(3).await;
+    assert_eq!(seqs(&in_memory(12).await.unwrap().value)[..2], [1, 35], "the longer run is kept");
+    fleet.truncate(Cut::KeepLast(20)).await;
+    assert!(needs_shared(&in_memory(3).await), "which instructions are left is not known");
+}
+
+#[tokio::test]
 async fn own_changes_and_truncations_keep_the_run() {
     let fleet = fleet();
     let (id, guard) = (thread_id("t"), Guard::default());
