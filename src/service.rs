@@ -147,9 +147,9 @@ async fn serve<S: ThreadStore, B: Breakers>(
         drain_deadline: server.drain_deadline,
         default_ttl,
     };
-    let served = grpc::serve(listeners, options, backend, serving, shutdown.clone()).await;
+    let ended = grpc::serve(listeners, options, backend, serving, shutdown.clone()).await;
     end(&shutdown, server.drain_deadline).await;
-    Ok(served?)
+    Ok(ended?)
 }
 
 /// Lets tasks finish what they have begun, as what is being written to the journal file, with the time that is left.
