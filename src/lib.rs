@@ -10,7 +10,7 @@
 //! settings             typed settings from defaults, file, .env, environment and flags; the only reader of them
 //! grpc                 the server: limits, keepalive, health, reflection, drain; requests parsed once, answers told
 //! fallback             the one place that chooses who answers, Redis or memory; fallback::reachability knows whether
-//!                      Redis can be asked
+//!                      Redis can be asked, fallback::reconcile merges what memory accepted
 //! threads              the vocabulary, the rules, and what a store must offer; threads::context chooses what a
 //!                      model's window takes; threads::watch tells watchers what happened since, threads::bells wakes
 //!                      them
@@ -21,7 +21,7 @@
 //! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation; and one
 //!                      subscriber, redis::Notifications
 //! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
-//!                      an outage
+//!                      an outage; memory::journal is what they accepted there, until Redis has it
 //! journal              the journal file: writes that wait to be merged, kept so that they outlive the process
 //! doorbell             whether changes in Redis are noticed at once
 //! diagnostics          what this process tells of itself
@@ -44,6 +44,20 @@
 //! and gives all keys of the thread one expiry. The answer goes by memory, which learns it, to the caller, who is told
 //! that Redis answered. Had Redis fallen silent, a probe would have found that within 200 ms, and memory would have
 //! accepted the append as provisional and said so, once the journal file has it, where there is one.
+//!
+//! # What an outage leaves
+//!
+//! What memory accepts is a *run* ([`threads::journal`]): the messages of one thread, in order, with the thread as it was
+//! before. Memory answers for such a thread, and only for such, until its run is merged; so nobody misses what was
+//! acknowledged to him, and what is appended meanwhile joins the tail. When Redis answers again,
+//! [`fallback::Fallback::reconcile`] replays each run by the script that appends: the message ids make a second time
+//! harmless, and what was given up at a timeout is replayed only once it cannot happen any more by itself. What a step comes
+//! to ([`threads::journal::Replayed`]) decides how it goes on: a thread that is gone is created from the copy and the run, a
+//! deleted one takes nothing, another owner's is left alone, what a failover lost is appended again. What Redis refuses
+//! is put aside and tried again; nothing leaves a run before Redis has it or can never have it.
+//!
+//! The process says how it serves ([`call::ServingMode`]): SHARED, DEGRADED while Redis is away, RECONCILING until no run
+//! waits, SHARED again.
 //!
 //! # How a breaker changes
 //!
@@ -95,6 +109,7 @@
 //! 8. A lost notification costs time, never correctness; what is answered without asking Redis is at most 2 s old
 //!    ([`doorbell::TRUSTED_FOR`]).
 //! 9. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
+//! 10. What was acknowledged is in Redis, or in a run that is bounded by refusing more, never by dropping.
 
 pub mod breakers;
 pub mod call;

@@ -291,7 +291,7 @@ impl<C: Clock> ThreadStore for MemoryCopies<C> {
             return Err(Error::NeedsShared("an append with an etag"));
         }
         self.accept(call, |held, at| {
-            let accepted = held.append(append, self.limits, at);
+            let accepted = held.append(append, (self.limits, self.digest_of), at);
             match (thread_for(append), held.stock.holds(&append.id)) {
                 (Some(new), false) => {
                     let any_owner = append.owner.is_none();

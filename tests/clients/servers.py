@@ -38,7 +38,8 @@ class Process:
 
     def __init__(self, folder, name, command, env=None):
         self.log = folder / f"{name}.log"
-        with self.log.open("wb") as out:
+        # A process that is started again goes on in the same file.
+        with self.log.open("ab") as out:
             self.child = subprocess.Popen(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
             )
@@ -63,22 +64,30 @@ class Process:
 
 
 class Redis(Process):
-    """A redis-server without persistence on a port of its own."""
+    """A redis-server on a port of its own; a durable one has its data again when it comes back, even from SIGKILL."""
 
-    def __init__(self, folder, port):
-        self.port = port
-        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    def __init__(self, folder, port, durable=False):
+        self.folder, self.port, self.durable = folder, port, durable
+        log = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", *log]
         super().__init__(folder, "redis", command)
 
     @classmethod
-    def start(cls, folder):
+    def start(cls, folder, durable=False):
         """Starts it on a free port; tries another if that was taken since."""
         for _ in range(5):
-            redis = cls(folder, free_port())
+            redis = cls(folder, free_port(), durable)
             poll("redis-server answers or ends", lambda server=redis: not server.running() or server.answers())
             if redis.running():
                 return redis
         raise AssertionError("redis-server does not start:\n" + redis.output())
+
+    def start_again(self):
+        """Starts one that has ended, where it was."""
+        assert not self.running()
+        self.__init__(self.folder, self.port, self.durable)
+        poll("redis-server answers", lambda: not self.running() or self.answers())
+        assert self.running(), "redis-server does not start again:\n" + self.output()
 
     def answers(self):
         """Whether it is this process that answers on the port."""

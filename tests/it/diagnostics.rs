@@ -3,42 +3,18 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{
-    GetStatusRequest, GetStatusResponse, NotificationMode, Outcome, RedisKind, ServingMode,
-    diagnostics_client::DiagnosticsClient,
+    GetStatusResponse, JournalStatus, NotificationMode, Outcome, RedisKind, ServingMode,
 };
-use tonic::transport::Channel;
 
 use crate::support::{
     behind_proxy::BehindProxy,
     breakers::Breakers,
-    eventually::eventually,
     fusewire::{Fusewire, FusewireOptions},
     redis_options::RedisOptions,
     redis_server::RedisServer,
+    status::{status, status_when},
     threads::{Threads, millis},
 };
-
-const SOON: Duration = Duration::from_secs(15);
-
-async fn status(channel: &Channel) -> GetStatusResponse {
-    let told = DiagnosticsClient::new(channel.clone()).get_status(GetStatusRequest {}).await;
-    told.expect("the status is told").into_inner()
-}
-
-/// Returns the status once it is as it should be.
-async fn status_when(
-    channel: &Channel,
-    what: &str,
-    is_so: impl Fn(&GetStatusResponse) -> bool,
-) -> GetStatusResponse {
-    let mut told = GetStatusResponse::default();
-    eventually(what, SOON, async || {
-        told = status(channel).await;
-        is_so(&told)
-    })
-    .await;
-    told
-}
 
 #[tokio::test]
 async fn with_redis_it_tells_which_one_and_that_notifications_ring() {
@@ -52,7 +28,7 @@ async fn with_redis_it_tells_which_one_and_that_notifications_ring() {
     assert_eq!((told.mode(), told.notifications_detail.as_str()), (ServingMode::Shared, ""));
     assert!(millis(told.start_time) > 0 && millis(told.since) >= millis(told.start_time));
     assert_eq!((told.local_threads, told.local_breakers, told.open_streams), (0, 0, 0));
-    assert_eq!(told.journal, None);
+    assert_eq!(told.journal, Some(JournalStatus::default()));
     let seen = told.redis.unwrap();
     assert_eq!(seen.url, format!("redis://default:***@{}/0", redis.addr()));
     assert_eq!((seen.kind(), seen.last_error.as_str()), (RedisKind::Standalone, ""));

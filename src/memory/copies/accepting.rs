@@ -7,7 +7,8 @@ use crate::{
     error::Result,
     memory::journal::{Accepted, Settled, Touch},
     threads::{
-        Append, Appended, Limits, NewThread, Thread, ThreadId, Ttl, copies::Progress, journal::Origin,
+        Append, Appended, Digest, Limits, Message, NewThread, Thread, ThreadId, Ttl, copies::Progress,
+        journal::Origin,
     },
 };
 
@@ -33,13 +34,13 @@ impl Held {
     pub(super) fn append(
         &mut self,
         append: &Append,
-        limits: Limits,
+        rules: (Limits, fn(&Message) -> Digest),
         Moment { now, held_until }: Moment,
     ) -> Result<Accepting<Appended>> {
         let Self { stock, journal } = self;
         let Answer { value: (appended, entries, origin), source } = stock.ask(&append.id, now, |held| {
             let origin = held.origin();
-            let (appended, entries) = held.append(append, limits, journal, now)?;
+            let (appended, entries) = held.append(append, rules, journal, now)?;
             Ok((appended, entries, origin))
         })?;
         let receipt = if entries.is_empty() {

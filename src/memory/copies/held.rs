@@ -245,13 +245,14 @@ impl HeldThread {
     pub(super) fn append(
         &mut self,
         append: &Append,
-        limits: Limits,
+        (limits, digest_of): (Limits, fn(&Message) -> Digest),
         journal: &Journal,
         now: Timestamp,
     ) -> Result<(Appended, Vec<Entry>)> {
         if append.owner.is_some() && append.owner != self.thread.profile.owner {
             return Err(Error::OwnerMismatch { id: self.thread.id.to_string() });
         }
+        self.compare_with_foreign(&append.messages, digest_of)?;
         self.add(&append.messages, limits, journal, now)
     }
 
@@ -263,7 +264,6 @@ impl HeldThread {
         journal: &Journal,
         now: Timestamp,
     ) -> Result<(Appended, Vec<Entry>)> {
-        self.check_comparable(messages)?;
         let last_place = self.log.last_seq().max(self.thread.last_seq);
         let verdicts = batch::judge(messages, last_place, |id| self.ids.find(id))?;
         let fresh = batch::fresh(messages, &verdicts);
@@ -294,15 +294,26 @@ impl HeldThread {
         Ok((self.appended(verdicts), entries))
     }
 
-    /// Refuses ids of messages that were read but not written here: without a digest nobody can tell whether their
-    /// content is the same.
-    fn check_comparable(&mut self, messages: &[NewMessage]) -> Result<()> {
+    /// Compares messages with those that were read under their ids but not written here: one may be a write of this
+    /// process whose answer was lost and that a watcher was told of. Another content is not judged: the message may have
+    /// been changed since.
+    fn compare_with_foreign(
+        &mut self,
+        messages: &[NewMessage],
+        digest_of: fn(&Message) -> Digest,
+    ) -> Result<()> {
         if !self.is_waiting {
             let ids = self.log.range(0..i64::MAX).map(|stored| &stored.message.id);
             self.foreign = ids.filter(|id| self.ids.find(id).is_none()).cloned().collect();
         }
-        if messages.iter().any(|new| self.foreign.contains(&new.message.id)) {
-            return Err(Error::NeedsShared("a message id that was used elsewhere"));
+        for new in messages.iter().filter(|new| self.foreign.contains(&new.message.id)) {
+            let is_same = |stored: &&StoredMessage| {
+                stored.message.id == new.message.id && digest_of(&stored.message) == new.digest
+            };
+            let Some(seq) = self.log.range(0..i64::MAX).find(is_same).map(|stored| stored.seq) else {
+                return Err(Error::NeedsShared("a message id that was used elsewhere"));
+            };
+            self.ids.insert(new.message.id.clone(), Use { seq, digest: new.digest });
         }
         Ok(())
     }

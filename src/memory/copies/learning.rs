@@ -108,12 +108,12 @@ impl HeldThread {
                 self.learn_append(append, appended, standing, known_last_seq);
             }
             Observed::Messages(query, page) => match start_of_run(query, page) {
-                Some(from) => self.learn_run(in_order(query, page), from, standing),
+                Some(from) => self.learn_run(in_order(query, page), from, standing, known_last_seq),
                 None => self.learn_revision(standing),
             },
             Observed::Context(context) => {
                 let (run, from) = run_of_context(context);
-                self.learn_run(run, from, standing);
+                self.learn_run(run, from, standing, known_last_seq);
             }
             Observed::Changed(_) if standing == Standing::Next => {}
             Observed::MessageUpdated(updated) if standing == Standing::Next => {
@@ -184,18 +184,24 @@ impl HeldThread {
         for (new, seq) in fresh {
             self.log.push(log::stored(&new.message, seq, appended.thread.update_time));
         }
-        // Of what leaves the list, instructions may stay stored: where they are unknown, so is all that is older.
-        if self.log.trim(self.thread.profile.trim) > 0 && self.known_from > 0 {
-            self.known_from = self.log.first_seq();
-        }
+        self.trim();
     }
 
     /// Takes a run that was read, from a seq to the end of the thread, if it tells more than is known.
-    fn learn_run(&mut self, run: Vec<StoredMessage>, from: i64, standing: Standing) {
+    fn learn_run(&mut self, run: Vec<StoredMessage>, from: i64, standing: Standing, known_last_seq: i64) {
         let is_whole = as_i64(run.len()) == self.thread.message_count;
         let from = if is_whole { 0 } else { from };
         if standing == Standing::Same && self.known_from <= from {
             return;
+        }
+        // One write, and it brought messages: an append and nothing else. A watcher often reads them before the answer to
+        // their writer is here.
+        let is_append = standing == Standing::Next && self.thread.last_seq > known_last_seq;
+        if is_append && self.known_from <= from && from <= known_last_seq.saturating_add(1) {
+            for stored in run.into_iter().filter(|stored| stored.seq > known_last_seq) {
+                self.log.push(stored);
+            }
+            return self.trim();
         }
         self.log = if is_whole { Log::whole() } else { Log::tail() };
         self.known_from = from;
@@ -203,6 +209,14 @@ impl HeldThread {
             self.log.push(stored);
         }
         self.log.unlist_departed();
+    }
+
+    /// Drops what the newest append trimmed.
+    fn trim(&mut self) {
+        // Of what leaves the list, instructions may stay stored: where they are unknown, so is all that is older.
+        if self.log.trim(self.thread.profile.trim) > 0 && self.known_from > 0 {
+            self.known_from = self.log.first_seq();
+        }
     }
 
     fn remember_ids(&mut self, messages: &[NewMessage], appended: &Appended) {

@@ -90,24 +90,24 @@ export class Process {
   }
 }
 
-/** A redis-server without persistence on a port of its own. */
+/** A redis-server on a port of its own; a durable one has its data again when it comes back, even from SIGKILL. */
 export class Redis extends Process {
   private constructor(
-    folder: string,
+    private readonly folder: string,
     readonly port: number,
+    private readonly durable: boolean,
   ) {
-    const bound = ["--port", `${port}`, "--bind", "127.0.0.1"];
-    super("redis-server", [...bound, "--save", "", "--appendonly", "no"], { cwd: folder });
+    const bound = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", ""];
+    const log = durable ? ["--appendonly", "yes", "--appendfsync", "always"] : ["--appendonly", "no"];
+    super("redis-server", [...bound, ...log], { cwd: folder });
   }
 
   /** Starts it on a free port; tries another if that was taken since. */
-  static async start(folder: string): Promise<Redis> {
+  static async start(folder: string, durable = false): Promise<Redis> {
     for (let attempt = 1; ; attempt++) {
-      const redis = new Redis(folder, await freePort());
+      const redis = new Redis(folder, await freePort(), durable);
       try {
-        const pid = `process_id:${redis.child.pid}`;
-        await redis.ready("redis-server answers", async () => (await redis.cli("INFO", "server")).includes(pid));
-        return redis;
+        return await redis.answering();
       } catch (failure) {
         await redis.end();
         if (attempt === 5) {
@@ -115,6 +115,18 @@ export class Redis extends Process {
         }
       }
     }
+  }
+
+  /** Starts one where this was, which has ended. */
+  async again(): Promise<Redis> {
+    return new Redis(this.folder, this.port, this.durable).answering();
+  }
+
+  /** Waits until it is this process that answers on the port. */
+  private async answering(): Promise<this> {
+    const pid = `process_id:${this.child.pid}`;
+    await this.ready("redis-server answers", async () => (await this.cli("INFO", "server")).includes(pid));
+    return this;
   }
 
   /** What redis-cli prints, as lines. */

@@ -1,5 +1,6 @@
 """What several tests ask of a server, and the checks that hold for every answer."""
 
+import pathlib
 import signal
 
 import grpc
@@ -7,6 +8,7 @@ import pytest
 from fusewire.v1 import circuit_breakers_pb2_grpc as breakers_grpc
 from fusewire.v1 import conversation_threads_pb2 as pb
 from fusewire.v1 import conversation_threads_pb2_grpc as pb_grpc
+from fusewire.v1 import diagnostics_pb2, diagnostics_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 
 DETAILS = {
@@ -20,12 +22,22 @@ ENDINGS = pytest.mark.parametrize(
 )
 
 
-def connect(server):
-    """Gives a server (whatever has an address) its channel and the stubs."""
-    server.channel = grpc.insecure_channel(server.address, options=[("grpc.enable_http_proxy", 0)])
+# What is shipped for clients: which calls a channel repeats by itself.
+SERVICE_CONFIG = pathlib.Path(__file__).resolve().parents[3] / "proto/service_config.json"
+
+
+def connect(server, *options):
+    """Gives a server (whatever has an address) its channel, with these options, and the stubs."""
+    server.channel = grpc.insecure_channel(server.address, options=[("grpc.enable_http_proxy", 0), *options])
     server.threads = pb_grpc.ConversationThreadsStub(server.channel)
     server.breakers = breakers_grpc.CircuitBreakersStub(server.channel)
+    server.diagnostics = diagnostics_pb2_grpc.DiagnosticsStub(server.channel)
     return server
+
+
+def status(server):
+    """What the server says of itself."""
+    return server.diagnostics.GetStatus(diagnostics_pb2.GetStatusRequest(), timeout=5)
 
 
 def append(server, thread_id, messages, size=7, **fields):
