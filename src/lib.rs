@@ -43,7 +43,7 @@
 //! script: it looks up each message id, compares the etag, checks the limits, and only then pushes the messages, trims,
 //! and gives all keys of the thread one expiry. The answer goes by memory, which learns it, to the caller, who is told
 //! that Redis answered. Had Redis fallen silent, a probe would have found that within 200 ms, and memory would have
-//! accepted the append as provisional and said so.
+//! accepted the append as provisional and said so, once the journal file has it, where there is one.
 //!
 //! # What an outage leaves
 //!

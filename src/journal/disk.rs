@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -130,25 +131,25 @@ impl Disk {
 
     /// Puts these records in the place of all that the file holds. In a crash either all of them are there or none is.
     pub(super) fn replace(&mut self, records: &[Record]) -> Result<(), WriteError> {
-        let written = match write(&self.place, records) {
-            Ok(written) => written,
-            Err(cause) => match self.cut_to(records) {
-                Ok(()) => {
-                    self.recover();
-                    return Ok(());
+        match write(&self.place, records) {
+            Ok(written) => {
+                (self.file, self.marker, self.length) = (written.file, written.marker, written.length);
+            }
+            Err(cause) => {
+                if !records.is_empty() || self.empty().is_err() {
+                    return Err(self.fail("replace", cause));
                 }
-                Err(_) => return Err(self.fail("replace", cause)),
-            },
-        };
-        (self.file, self.marker, self.length) = (written.file, written.marker, written.length);
+            }
+        }
         self.recover();
         Ok(())
     }
 
-    /// A full disk has no room for another file beside this one. To hold nothing any more needs none.
-    fn cut_to(&mut self, records: &[Record]) -> io::Result<()> {
-        if !records.is_empty() {
-            return Err(io::ErrorKind::StorageFull.into());
+    /// Cuts off all that the file holds. A full disk has no room for another file in its place, and this takes none.
+    fn empty(&mut self) -> io::Result<()> {
+        // The replacement may have come as far as to its place: then this file is no journal any more.
+        if self.file.metadata()?.ino() != fs::metadata(self.place.path())?.ino() {
+            return Err(io::ErrorKind::StaleNetworkFileHandle.into());
         }
         let header = u64::try_from(HEADER).unwrap_or(u64::MAX);
         self.file.set_len(header)?;

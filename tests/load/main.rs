@@ -8,7 +8,8 @@
 //! and answers with as many bytes; and the service itself. Medians go to standard output and, as JSON, to
 //! `target/load.json`; a ratio is the median of the rounds' ratios, since machines have slow minutes.
 //! `FUSEWIRE_LOAD_SECONDS` (1) and `FUSEWIRE_LOAD_ROUNDS` (9) make it longer,
-//! `FUSEWIRE_LOAD_ONLY` shorter: only operations whose name holds it.
+//! `FUSEWIRE_LOAD_ONLY` shorter: only operations whose name holds it, `WatchBreakers`, or `Degraded`, which measures the
+//! service without its Redis.
 //!
 //! With `FUSEWIRE_SOAK_SECONDS` nothing is measured: two instances go through a storm of faults for so long, see
 //! `tests/storm`. `FUSEWIRE_SOAK_SEED` brings another one.
@@ -25,6 +26,7 @@
 )]
 
 mod ceilings;
+mod degraded;
 mod drive;
 mod operations;
 mod rotate;
@@ -55,6 +57,7 @@ mod watch;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
+use degraded::Degraded;
 use drive::{Drive, Figures};
 use operations::Operation;
 use serde::Serialize;
@@ -116,7 +119,12 @@ fn main() {
     if let Some(watching) = &watching {
         watching.print();
     }
-    save(&Measured { operations: &results, watching });
+    let without_redis =
+        "Degraded".contains(&only).then(|| degraded::measure(&redis, &ceilings, seconds, rounds));
+    if let Some(without_redis) = &without_redis {
+        without_redis.print();
+    }
+    save(&Measured { operations: &results, watching, without_redis });
 }
 
 /// The median of the rates' ratios, round by round.
@@ -157,6 +165,7 @@ fn report(results: &BTreeMap<&str, BTreeMap<&str, Figures>>) {
 struct Measured<'a> {
     operations: &'a BTreeMap<&'a str, BTreeMap<&'a str, Figures>>,
     watching: Option<Watching>,
+    without_redis: Option<Degraded>,
 }
 
 fn save(measured: &Measured<'_>) {

@@ -183,7 +183,7 @@ fn report(n: usize) -> ReportRequest {
 }
 
 /// A message of 1 KiB; the server gives it an id.
-fn message() -> Message {
+pub(crate) fn message() -> Message {
     let part = Part { kind: Some(Kind::Text("x".repeat(1024))), ..Default::default() };
     Message { role: Role::User.into(), parts: vec![part], ..Default::default() }
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{sys::signal::Signal, unistd::Pid};
 use tempfile::TempDir;
 
 /// A Redis without persistence.
@@ -55,6 +56,20 @@ impl Redis {
         self.child.id()
     }
 
+    /// Stops it as it is: connections stay, and nothing is answered.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().try_into().expect("process ids are positive i32"));
+        nix::sys::signal::kill(pid, signal).expect("a child that runs can be signalled");
+    }
+
     /// How many scripts clients have called.
     pub(crate) fn script_calls(&self) -> u64 {
         let mut connection = self.try_connect().expect("redis answers");
@@ -83,8 +98,14 @@ pub(crate) struct Server {
 impl Server {
     /// The service, as it is released.
     pub(crate) fn service(redis: &Redis) -> Self {
+        Self::service_with(redis, |_| {})
+    }
+
+    /// The service, with settings in its environment.
+    pub(crate) fn service_with(redis: &Redis, set: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fusewire"));
         command.env("REDIS_URL", redis.url()).env("FUSEWIRE__SERVER__LISTEN", "127.0.0.1:0");
+        set(&mut command);
         Self::start(command)
     }
 
