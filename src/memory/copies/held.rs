@@ -132,6 +132,7 @@ impl HeldThread {
 
     /// Renews it on a caller's behalf, which waits until Redis is told.
     pub(super) fn touch(&mut self, ttl: Option<Ttl>, now: Timestamp) {
+        self.note_foreign();
         self.renew(ttl, now);
         self.is_waiting = true;
     }
@@ -297,14 +298,19 @@ impl HeldThread {
     /// Refuses ids of messages that were read but not written here: without a digest nobody can tell whether their
     /// content is the same.
     fn check_comparable(&mut self, messages: &[NewMessage]) -> Result<()> {
-        if !self.is_waiting {
-            let ids = self.log.range(0..i64::MAX).map(|stored| &stored.message.id);
-            self.foreign = ids.filter(|id| self.ids.find(id).is_none()).cloned().collect();
-        }
+        self.note_foreign();
         if messages.iter().any(|new| self.foreign.contains(&new.message.id)) {
             return Err(Error::NeedsShared("a message id that was used elsewhere"));
         }
         Ok(())
+    }
+
+    /// Notes which messages were not written here, before writes begin to wait.
+    fn note_foreign(&mut self) {
+        if !self.is_waiting {
+            let ids = self.log.range(0..i64::MAX).map(|stored| &stored.message.id);
+            self.foreign = ids.filter(|id| self.ids.find(id).is_none()).cloned().collect();
+        }
     }
 
     fn count(&mut self, added: Tally) {
