@@ -87,6 +87,11 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
 
 /// A new unique id (a ULID): sorts by time, 26 characters of Crockford's base32.
 pub fn fresh_id<C: Clock + ?Sized>(clock: &C) -> String {
-    let millis = u64::try_from(clock.now().as_millis()).unwrap_or_default();
+    fresh_id_at(clock.now())
+}
+
+/// As [`fresh_id`], for who knows what time it is.
+pub fn fresh_id_at(now: Timestamp) -> String {
+    let millis = u64::try_from(now.as_millis()).unwrap_or_default();
     ulid::Ulid::from_parts(millis, rand::random()).to_string()
 }

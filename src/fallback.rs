@@ -137,8 +137,12 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
     async fn mark_loss(&self, call: &Call, thread: &mut Thread, acknowledged: i64) -> Result<()> {
         let lost = acknowledged - thread.revision;
         warn!(thread = %thread.id, lost, "redis lost acknowledged writes: the thread gets a new epoch");
-        self.copies.repair(&thread.id);
+        let run = self.copies.repair(&thread.id);
         *thread = self.shared.reincarnate(call, thread).await?.value;
+        if let Some(run) = run {
+            // A deletion names this epoch: what it deletes is not brought back.
+            self.copies.rebase(run, thread);
+        }
         Ok(())
     }
 }
@@ -161,6 +165,9 @@ impl<S: ThreadStore, C: ThreadCopies> ThreadStore for Fallback<S, C> {
     }
 
     async fn list(&self, call: &Call, query: &ThreadsQuery) -> Result<Answer<ThreadsPage>> {
+        if self.reachability.is_reachable() && self.copies.is_creating(&query.owner) {
+            return Err(Error::NeedsShared("a list of threads of which one is still to be merged"));
+        }
         let shared = pin!(self.shared.list(call, query));
         let local = async |call: Call| self.copies.list(&call, query).await;
         self.choose(call, None, shared, local, |_, _| {}).await

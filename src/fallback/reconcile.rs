@@ -14,7 +14,7 @@ use super::{Fallback, Guarded, State};
 use crate::{
     call::{Call, Serving, ServingMode},
     clock::Clock,
-    error::{Error, Result},
+    error::Result,
     threads::{
         ContextQuery, Thread, ThreadId, ThreadStore,
         context::Budget,
@@ -143,12 +143,12 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
     /// Replays the runs of one thread, one after the other.
     async fn replay_all(&self, runs: Vec<RunId>) {
         for run in runs {
-            if let Err(error) = self.replay_run(run).await {
-                if error.allows_fallback() || matches!(error, Error::Misconfigured(_)) {
-                    return;
-                }
-                self.copies.park(run, &error.to_string());
+            let Err(error) = self.replay_run(run).await else { continue };
+            if !self.reachability.is_reachable() {
+                return;
             }
+            // Redis answers the probe, so this is no outage: it may be refused, or time out, again and again.
+            self.copies.park(run, &error.to_string());
         }
     }
 

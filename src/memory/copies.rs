@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     threads::{
         Append, Appended, Context, ContextQuery, Cut, Digest, Fork, Guard, Limits, Message, MessageUpdate,
-        MessagesPage, MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore,
+        MessagesPage, MessagesQuery, NewThread, Owner, Swept, Thread, ThreadChange, ThreadId, ThreadStore,
         ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
         copies::{Known, Observed, Progress, ThreadCopies},
         journal::{JournalFile, JournalStatus, Receipt, Record, Replay, Replayed, RunId},
@@ -195,6 +195,10 @@ impl<C: Clock> ThreadCopies for MemoryCopies<C> {
         lock(&self.held).journal.is_pending()
     }
 
+    fn is_creating(&self, owner: &Owner) -> bool {
+        lock(&self.held).journal.is_creating(owner)
+    }
+
     fn step(&self, run: RunId) -> Option<Replay> {
         lock(&self.held).journal.step(run)
     }
@@ -218,14 +222,14 @@ impl<C: Clock> ThreadCopies for MemoryCopies<C> {
         lock(&self.held).journal.park(run, reason, now);
     }
 
-    fn repair(&self, id: &ThreadId) {
+    fn repair(&self, id: &ThreadId) -> Option<RunId> {
         let now = self.clock.now();
         let Held { stock, journal } = &mut *lock(&self.held);
-        if let Some(held) = stock.peek(id) {
-            let missing = held.base(Base::Acknowledged, self.digest_of);
-            journal.repair(held.origin(), missing, now);
-        }
+        let held = stock.peek(id)?;
+        let missing = held.base(Base::Acknowledged, self.digest_of);
+        let run = journal.repair(held.origin(), missing, now);
         self.stirred.notify_one();
+        run
     }
 
     fn written_within(&self, how_long: Duration) -> Vec<ThreadId> {

@@ -16,7 +16,7 @@ use crate::{
     clock::Timestamp,
     error::{Error, Result},
     threads::{
-        Thread, ThreadId,
+        Owner, Thread, ThreadId,
         journal::{
             Entry, JournalFile, JournalStatus, Origin, ParkedRun, Receipt, Record, Replay, Replayed, RunId,
         },
@@ -30,7 +30,7 @@ mod tests;
 
 pub(super) use run::Touch;
 
-use run::{Next, Run, State};
+use run::{Next, Run};
 
 /// A parked run is tried again after this time, and whenever Redis returns.
 const RETRY: Duration = Duration::from_secs(10);
@@ -112,9 +112,9 @@ impl Journal {
         self.change(id, |run| {
             run.push(entries.iter().cloned());
             if let Some(touch) = touch {
-                run.touch(touch);
+                run.renew(touch);
             }
-            run.held_until = run.held_until.max(held_until);
+            run.hold(held_until, now);
         });
         if !entries.is_empty() {
             records.push(Record::Accepted { run: id, entries });
@@ -125,16 +125,19 @@ impl Journal {
         self.write(records)
     }
 
-    /// Appends again what Redis may have lost of what it had acknowledged for a thread. Once at a time for each thread.
-    pub(super) fn repair(&mut self, origin: Origin, entries: Vec<Entry>, now: Timestamp) {
-        let is_repaired = |run: &Run| run.state == State::Repair && run.origin.thread.id == origin.thread.id;
-        if entries.is_empty() || self.runs.values().any(is_repaired) {
-            return;
+    /// Appends again what Redis may have lost of what it had acknowledged for a thread. Once at a time for each thread;
+    /// answers the run that does so, if anything is known that could be lost.
+    pub(super) fn repair(&mut self, origin: Origin, entries: Vec<Entry>, now: Timestamp) -> Option<RunId> {
+        let is_repaired = |run: &Run| run.is_repair() && run.origin.thread.id == origin.thread.id;
+        if let Some((id, _)) = self.runs.iter().find(|(_, run)| is_repaired(run)) {
+            return Some(*id);
         }
-        let mut run = Run::of(Arc::new(origin), false, now);
-        run.state = State::Repair;
+        if entries.is_empty() {
+            return None;
+        }
+        let mut run = Run::repairing(Arc::new(origin), now);
         run.push(entries);
-        self.begin(run);
+        Some(self.begin(run))
     }
 
     fn begin(&mut self, run: Run) -> RunId {
@@ -167,7 +170,10 @@ impl Journal {
 
     /// The runs that may be replayed now, those of one thread together and in order; `all` counts in those that were
     /// parked a moment ago.
-    pub(super) fn due(&self, now: Timestamp, all: bool) -> Vec<Vec<RunId>> {
+    pub(super) fn due(&mut self, now: Timestamp, all: bool) -> Vec<Vec<RunId>> {
+        for run in self.runs.values_mut() {
+            run.limit_wait(now, RETRY);
+        }
         let mut threads: HashMap<&ThreadId, Vec<RunId>> = HashMap::new();
         let is_due = |run: &Run| run.due().is_none_or(|at| now >= at || (all && run.is_parked()));
         for (id, run) in self.runs.iter().filter(|(_, run)| is_due(run)) {
@@ -180,13 +186,19 @@ impl Journal {
 
     /// How long until a run that waits for its time may be replayed.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Duration> {
-        let waits = self.runs.values().map(|run| run.due().map_or(Duration::ZERO, |at| at.since(now)));
-        waits.min()
+        let wait = |run: &Run| run.due().map_or(Duration::ZERO, |at| at.since(now));
+        // So soon it is seen that the clock stepped back.
+        self.runs.values().map(wait).min().map(|wait| wait.min(RETRY))
     }
 
     /// Whether something waits that is not parked.
     pub(super) fn is_pending(&self) -> bool {
         self.runs.values().any(|run| !run.is_parked())
+    }
+
+    /// Whether a thread of this owner waits for its creation, that is not parked.
+    pub(super) fn is_creating(&self, owner: &Owner) -> bool {
+        self.runs.values().any(|run| run.creates_for(owner))
     }
 
     /// The next step of a run; none when it is over.
@@ -205,7 +217,7 @@ impl Journal {
         now: Timestamp,
     ) -> Settled {
         let mut repaired = 0;
-        let Some(next) = self.change(id, |run| run.settle(step, replayed, base, &mut repaired)) else {
+        let Some(next) = self.change(id, |run| run.settle(step, replayed, base, &mut repaired, now)) else {
             return Settled::Over;
         };
         let thread = &step.origin.thread.id;
@@ -226,9 +238,10 @@ impl Journal {
                 Settled::Moved
             }
             Next::Dropped(reason) => {
+                let was_active = self.active.get(thread) == Some(&id);
                 self.note(thread, self.entries_of(id), reason);
                 self.finish(id, thread);
-                Settled::Dropped
+                if was_active { Settled::Dropped } else { Settled::Over }
             }
             Next::Parked(reason) => {
                 self.park(id, &reason, now);
@@ -274,7 +287,7 @@ impl Journal {
         if run.is_parked() {
             info!(%thread, "writes that could not be merged before are merged");
         }
-        self.forget(id, run.state == State::Repair);
+        self.forget(id, run.is_repair());
     }
 
     fn note(&mut self, thread: &ThreadId, entries: u64, reason: String) {

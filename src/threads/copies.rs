@@ -3,8 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use super::{
-    Append, Appended, Context, Cut, MessagesPage, MessagesQuery, NewThread, Thread, ThreadId, ThreadStore,
-    ThreadsPage, UpdatedMessage,
+    Append, Appended, Context, Cut, MessagesPage, MessagesQuery, NewThread, Owner, Thread, ThreadId,
+    ThreadStore, ThreadsPage, UpdatedMessage,
     journal::{JournalStatus, Replay, Replayed, RunId},
     watch::Followed,
 };
@@ -127,6 +127,9 @@ pub trait ThreadCopies: ThreadStore {
     /// Whether something waits that nothing but time, or the shared store, holds up.
     fn is_pending(&self) -> bool;
 
+    /// Whether memory created a thread of this owner that is still to be merged, so that the shared store does not list it.
+    fn is_creating(&self, owner: &Owner) -> bool;
+
     /// The next step of a run's replay; none when nothing of it is left.
     fn step(&self, run: RunId) -> Option<Replay>;
 
@@ -139,8 +142,9 @@ pub trait ThreadCopies: ThreadStore {
     /// Puts a run aside that the shared store refuses.
     fn park(&self, run: RunId, reason: &str);
 
-    /// Puts on the journal what is known of the messages that the shared store acknowledged, since it lost some.
-    fn repair(&self, id: &ThreadId);
+    /// Puts on the journal what is known of the messages that the shared store acknowledged, since it lost some; answers
+    /// the run that they are in.
+    fn repair(&self, id: &ThreadId) -> Option<RunId>;
 
     /// The held threads that this process wrote to in this time: a failover may have lost that.
     fn written_within(&self, how_long: Duration) -> Vec<ThreadId>;

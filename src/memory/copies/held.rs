@@ -132,6 +132,7 @@ impl HeldThread {
 
     /// Renews it on a caller's behalf, which waits until Redis is told.
     pub(super) fn touch(&mut self, ttl: Option<Ttl>, now: Timestamp) {
+        self.note_foreign();
         self.renew(ttl, now);
         self.is_waiting = true;
     }
@@ -300,10 +301,7 @@ impl HeldThread {
         messages: &[NewMessage],
         digest_of: fn(&Message) -> Digest,
     ) -> Result<()> {
-        if !self.is_waiting {
-            let ids = self.log.range(0..i64::MAX).map(|stored| &stored.message.id);
-            self.foreign = ids.filter(|id| self.ids.find(id).is_none()).cloned().collect();
-        }
+        self.note_foreign();
         for new in messages.iter().filter(|new| self.foreign.contains(&new.message.id)) {
             let is_same = |stored: &&StoredMessage| {
                 stored.message.id == new.message.id && digest_of(&stored.message) == new.digest
@@ -314,6 +312,14 @@ impl HeldThread {
             self.ids.insert(new.message.id.clone(), Use { seq, digest: new.digest });
         }
         Ok(())
+    }
+
+    /// Notes which messages were not written here, before writes begin to wait.
+    fn note_foreign(&mut self) {
+        if !self.is_waiting {
+            let ids = self.log.range(0..i64::MAX).map(|stored| &stored.message.id);
+            self.foreign = ids.filter(|id| self.ids.find(id).is_none()).cloned().collect();
+        }
     }
 
     fn count(&mut self, added: Tally) {

@@ -59,7 +59,10 @@ impl Fleet {
             let seqs = vec![0; step.entries.len()];
             let duplicates = vec![true; step.entries.len()];
             let done = Replayed::Done { thread, previous_last_seq, seqs, duplicates };
-            assert!(matches!(self.copies.settle(run, &step, done), Progress::Over));
+            assert!(
+                matches!(self.copies.settle(run, &step, done), Progress::Forgotten),
+                "not just as it was here"
+            );
         }
     }
 

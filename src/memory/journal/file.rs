@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Journal, Run, State, Touch};
+use super::{Journal, Run, Touch};
 use crate::{
     clock::Timestamp,
     threads::journal::{Entry, JournalFile, Origin, Receipt, Record, RunId},
@@ -42,7 +42,7 @@ impl Journal {
 
     /// What the file has to say: all that waits but what Redis had acknowledged.
     fn records(&self) -> Vec<Record> {
-        let written = self.runs.iter().filter(|(_, run)| run.state != State::Repair);
+        let written = self.runs.iter().filter(|(_, run)| !run.is_repair());
         written.flat_map(|(id, run)| run.records(*id)).collect()
     }
 
@@ -57,14 +57,14 @@ impl Journal {
                 Record::Began { run, origin, creates } => {
                     self.last = self.last.max(run.0);
                     let mut began = Run::of(origin, creates, now);
-                    began.held_until = until;
+                    began.hold(until, now);
                     self.insert(run, began);
                 }
                 Record::Accepted { run, entries } => {
                     self.change(run, |run| run.push(entries));
                 }
                 Record::Touched { run, ttl } => {
-                    self.change(run, |run| run.touch(Touch(ttl)));
+                    self.change(run, |run| run.renew(Touch(ttl)));
                 }
                 Record::Settled { run } => drop(self.remove(run)),
             }

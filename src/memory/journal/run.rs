@@ -3,26 +3,36 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use super::Base;
 use crate::{
-    clock::Timestamp,
+    clock::{Timestamp, fresh_id_at},
     memory::footprint::{self, THREAD_OVERHEAD, Tally},
     threads::{
-        Digest, Message, MessageId, Thread, ThreadId, Ttl,
+        Digest, Message, MessageId, Owner, Thread, ThreadId, Ttl,
         journal::{Entry, MAX_REPLAY, MAX_REPLAY_BYTES, Origin, ParkedRun, Record, Replay, Replayed, RunId},
     },
 };
 
 /// What is done about a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum State {
+enum State {
     /// It is replayed as soon as it may be.
     Active,
     /// It could not be replayed for this reason; it is tried again then.
     Parked { reason: String, again: Timestamp },
-    /// As active, of messages that Redis had acknowledged before.
+}
+
+/// Whose writes a run holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Those that memory accepted for its thread.
+    Accepted,
+    /// The same, but it goes to another thread than they were accepted for.
+    Moved,
+    /// Those that Redis had acknowledged before: memory does not answer for its thread.
     Repair,
 }
 
@@ -51,13 +61,13 @@ pub(super) struct Run {
     /// The bytes of memory that they take.
     weight: u64,
     /// The last renewal of the thread, if it was renewed.
-    touch: Option<Touch>,
-    /// Not to be replayed before.
-    pub(super) held_until: Timestamp,
-    pub(super) state: State,
+    pub(super) touch: Option<Touch>,
+    /// Not to be replayed before; so long after a write was accepted, at most.
+    held_until: Timestamp,
+    hold: Duration,
+    state: State,
+    kind: Kind,
     creation: Creation,
-    /// Whether it goes to another thread than it was accepted for.
-    is_moved: bool,
     /// Whether what Redis lost is among the messages already.
     has_lost: bool,
     /// Whether Redis took all so far just behind what was there before.
@@ -93,13 +103,23 @@ impl Run {
             weight: 0,
             touch: None,
             held_until: Timestamp::default(),
+            hold: Duration::ZERO,
             state: State::Active,
+            kind: Kind::Accepted,
             creation: if is_creation { Creation::Accepted } else { Creation::None },
-            is_moved: false,
             has_lost: false,
             is_clean: true,
             began: now,
         }
+    }
+
+    /// Messages to append again that Redis had acknowledged before.
+    pub(super) fn repairing(origin: Arc<Origin>, now: Timestamp) -> Self {
+        Self { kind: Kind::Repair, ..Self::of(origin, false, now) }
+    }
+
+    pub(super) fn is_repair(&self) -> bool {
+        self.kind == Kind::Repair
     }
 
     /// Messages, creation and renewal.
@@ -113,18 +133,18 @@ impl Run {
         THREAD_OVERHEAD + footprint::of_profile(&self.origin.thread.profile) + self.weight
     }
 
+    /// Takes in a renewal. One without a new time to live leaves the one that waits as it is.
+    pub(super) fn renew(&mut self, Touch(ttl): Touch) {
+        let known = self.touch.and_then(|Touch(ttl)| ttl);
+        self.touch = Some(Touch(ttl.or(known)));
+    }
+
     /// Takes in messages behind those that wait.
     pub(super) fn push(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
             self.weight += Tally::of(&entry.message).memory;
             self.entries.push_back(entry);
         }
-    }
-
-    /// Takes in a renewal. One without a time to live leaves that of an earlier one in force.
-    pub(super) fn touch(&mut self, Touch(ttl): Touch) {
-        let earlier = self.touch.and_then(|Touch(ttl)| ttl);
-        self.touch = Some(Touch(ttl.or(earlier)));
     }
 
     /// The messages that wait.
@@ -137,16 +157,36 @@ impl Run {
         self.entries.front().map_or(self.began, |entry| entry.time)
     }
 
+    /// Whether memory created it, for this owner, and that is to be merged soon.
+    pub(super) fn creates_for(&self, owner: &Owner) -> bool {
+        let is_owner = self.origin.thread.profile.owner.as_ref() == Some(owner);
+        is_owner && self.creation != Creation::None && !self.is_parked()
+    }
+
     pub(super) fn is_parked(&self) -> bool {
         matches!(self.state, State::Parked { .. })
+    }
+
+    /// Lets it wait for no longer than these, where the clock stepped back since it was told how long.
+    pub(super) fn limit_wait(&mut self, now: Timestamp, retry: Duration) {
+        if let State::Parked { again, .. } = &mut self.state {
+            *again = (*again).min(now.plus(retry));
+        }
+        self.held_until = self.held_until.min(now.plus(self.hold));
+    }
+
+    /// Is not replayed before a moment, as seen from now, nor before those that were given earlier.
+    pub(super) fn hold(&mut self, until: Timestamp, now: Timestamp) {
+        self.held_until = self.held_until.max(until);
+        self.hold = self.hold.max(until.since(now));
     }
 
     /// When it may be replayed; none for at any time.
     pub(super) fn due(&self) -> Option<Timestamp> {
         match self.state {
             State::Parked { again, .. } => Some(again.max(self.held_until)),
-            State::Active | State::Repair if self.held_until == Timestamp::default() => None,
-            State::Active | State::Repair => Some(self.held_until),
+            State::Active if self.held_until == Timestamp::default() => None,
+            State::Active => Some(self.held_until),
         }
     }
 
@@ -192,30 +232,34 @@ impl Run {
         replayed: Replayed,
         base: impl FnOnce(Base) -> Vec<Entry>,
         repaired: &mut u64,
+        now: Timestamp,
     ) -> Next {
         match replayed {
             Replayed::Done { thread, previous_last_seq, duplicates, .. } => {
                 let is_back = |(entry, is_duplicate): &(&Entry, &bool)| entry.is_repair && !**is_duplicate;
                 *repaired += step.entries.iter().zip(&duplicates).filter(is_back).map(|_| 1).sum::<u64>();
-                let is_next = thread.revision == self.origin.thread.revision + 1 || step.entries.is_empty();
-                self.is_clean &= is_next
+                // A renewal alone is no revision: another one tells of somebody else's change.
+                let is_write = !step.entries.is_empty() || step.creates;
+                self.is_clean &= thread.revision == self.origin.thread.revision + i64::from(is_write)
                     && previous_last_seq == self.origin.thread.last_seq
                     && (thread.epoch == self.origin.thread.epoch || step.creates)
                     && !duplicates.contains(&true);
                 self.take_done(step, thread)
             }
             Replayed::Absent => {
-                if !self.is_moved {
+                if self.kind != Kind::Moved {
                     let missing = base(Base::All);
                     self.put_before(missing);
                 }
-                self.creation = Creation::Due;
+                self.begin_anew(now);
                 Next::Step
             }
             Replayed::Behind(thread) => {
                 if !std::mem::replace(&mut self.has_lost, true) {
                     let missing = base(Base::Acknowledged);
                     self.put_before(missing);
+                    // Changes may be lost as well, which are not made again.
+                    self.is_clean = false;
                 }
                 Next::Reincarnate(thread)
             }
@@ -237,10 +281,20 @@ impl Run {
             (thread.epoch, thread.revision, thread.last_seq) = (epoch, revision, last_seq);
         });
         if self.entries.is_empty() && self.touch.is_none() {
-            Next::Merged { thread, is_clean: self.is_clean && !self.is_moved }
+            Next::Merged { thread, is_clean: self.is_clean && self.kind != Kind::Moved }
         } else {
             Next::Step
         }
+    }
+
+    /// Creates the thread in the next step. Where Redis had it before, that is another incarnation, under one epoch
+    /// however often the step is tried: if it is deleted meanwhile, the deletion holds for what waits, too.
+    fn begin_anew(&mut self, now: Timestamp) {
+        if self.origin.thread.revision > 0 {
+            let epoch = fresh_id_at(now);
+            self.change_thread(|thread| (thread.epoch, thread.revision) = (epoch, 0));
+        }
+        self.creation = Creation::Due;
     }
 
     /// Puts messages before all others, but for those that wait already.
@@ -264,7 +318,7 @@ impl Run {
                 "redis has a thread of another owner, and there is no id for one beside it".to_owned(),
             );
         };
-        if std::mem::replace(&mut self.is_moved, true) {
+        if std::mem::replace(&mut self.kind, Kind::Moved) == Kind::Moved {
             return Next::Parked(format!("{id} belongs to another owner, too"));
         }
         let reason = format!("became {other}, since redis has a thread of another owner");

@@ -380,3 +380,27 @@ fn a_file_says_all_that_waits_and_nothing_else() {
     restored.accept(appended("next", entries(&["e"])), START);
     assert_eq!(restored.due(later, false).concat().len(), 4, "no run takes another's number");
 }
+
+#[test]
+fn a_clock_that_steps_back_keeps_no_run_waiting_longer_than_it_was_to() {
+    let hold = Duration::from_secs(5);
+    let (mut journal, run) = journal_of(appended("t", entries(&["a"])));
+    journal.accept(Accepted { held_until: START.plus(hold), ..appended("t", entries(&["b"])) }, START);
+    let back = Timestamp::from_millis(START.as_millis() - 3_600_000);
+    assert!(journal.due(back, false).is_empty());
+    assert!(journal.next_due(back).unwrap() <= hold);
+    assert_eq!(journal.due(back.plus(hold), false).concat(), [run]);
+    journal.park(run, "for a test", START);
+    assert!(journal.due(back, false).is_empty());
+    assert_eq!(journal.due(back.plus(RETRY), false).concat(), [run]);
+}
+
+#[test]
+fn what_is_made_anew_step_by_step_keeps_the_epoch_that_its_deletion_names() {
+    let (mut journal, run) = journal_of(appended("t", entries(&["a"])));
+    settle(&mut journal, run, Replayed::Absent);
+    let step = journal.step(run).unwrap();
+    assert!(step.creates && step.origin.thread.epoch != EPOCH && step.origin.thread.revision == 0);
+    let again = journal.step(run).unwrap();
+    assert_eq!(again.origin.thread.epoch, step.origin.thread.epoch);
+}

@@ -72,6 +72,16 @@ async fn an_id_that_was_read_but_not_written_here_is_not_judged() {
 }
 
 #[tokio::test]
+async fn an_id_that_was_read_is_not_judged_after_a_renewal_either() {
+    let fleet = fleet();
+    fleet.append_elsewhere(&append_or_create("t", many(0..2))).await;
+    fleet.read_messages(&pages("t", 9)).await;
+    fleet.copies.touch(&call(), &thread_id("t"), None).await.unwrap();
+    assert!(needs_shared(&fleet.copies.append(&call(), &append("t", many(1..3))).await));
+    fleet.copies.append(&call(), &append("t", many(2..3))).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_message_that_was_read_with_the_same_content_is_a_duplicate() {
     let digest_of = |message: &Message| said(message.id.as_str()).digest;
     let fleet = fleet();

@@ -163,3 +163,25 @@ async fn a_run_that_cannot_be_merged_yet_is_parked_and_merged_when_it_can_be() {
     assert_thread(&threads, "blocked", &["m1", "m2", "m3", "m4", "m5"]).await;
     assert_eq!(status(&on.channel).await.journal.unwrap_or_default().oldest_time, None);
 }
+
+#[tokio::test]
+async fn a_run_whose_keys_redis_forbids_is_parked_and_hinders_no_other() {
+    let on = start().await;
+    let (threads, raw) = (on.threads(), on.redis.raw().await);
+    for id in ["blocked", "free"] {
+        threads.create(id).await;
+    }
+    on.lose().await;
+    for id in ["blocked", "free"] {
+        append_locally(&threads, id, numbered(1, 2)).await;
+    }
+    let rights =
+        ["resetkeys", "~conversation_threads:*", "~conversation_thread:{free}*", "~circuit_breaker*"];
+    raw.run(&[&["ACL", "SETUSER", "default"], &rights[..]].concat()).await;
+    let told = merge(&on).await;
+    assert_eq!((parked(&told, "blocked").entries, told.entries), (2, 2));
+    assert_thread(&threads, "free", &["m1", "m2"]).await;
+    raw.run(&["ACL", "SETUSER", "default", "~*"]).await;
+    eventually("the parked run is merged", SOON, async || journal(&on.channel).await.entries == 0).await;
+    assert_thread(&threads, "blocked", &["m1", "m2"]).await;
+}

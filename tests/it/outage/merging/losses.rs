@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{ConversationThread, JournalStatus, TrimPolicy};
+use tonic::Code;
 
 use super::{SOON, append_locally, assert_numbered, assert_thread, merge_all, start};
 use crate::support::{
     eventually::eventually,
     failover::Replica,
     status::journal,
-    threads::{numbered, thread, wire},
+    threads::{assert_refused, numbered, thread, wire},
 };
 
 #[tokio::test]
@@ -141,4 +142,31 @@ async fn what_a_failover_lost_comes_before_what_the_outage_brought() {
     on.proxy.forward().await;
     repaired(&on, 2).await;
     assert_numbered(&threads, "f", 7).await;
+}
+
+#[tokio::test]
+async fn a_thread_that_is_deleted_before_it_could_be_repaired_stays_deleted() {
+    let on = start().await;
+    let (threads, raw) = (on.threads(), on.redis.raw().await);
+    threads.create("f").await;
+    threads.append("f", numbered(1, 3)).await;
+    let replica = Replica::of(&raw, "f").await;
+    threads.append("f", numbered(4, 5)).await;
+    replica.promote(&raw).await;
+    raw.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let mut told = JournalStatus::default();
+    for calls in 1..=3 {
+        eventually("the repair is put off", SOON, async || {
+            threads.get("f").await.unwrap_err();
+            told = journal(&on.channel).await;
+            told.parked.len() == 1
+        })
+        .await;
+        assert_eq!(told.entries, 5, "the same messages wait once after {calls} calls: {told:?}");
+    }
+    raw.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    threads.get("f").await.unwrap();
+    threads.delete("f").await.unwrap();
+    eventually("nothing waits", SOON, async || journal(&on.channel).await.entries == 0).await;
+    assert_refused(threads.peek("f").await, Code::NotFound, "THREAD_NOT_FOUND");
 }

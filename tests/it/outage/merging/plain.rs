@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use fusewire::grpc::proto::{
-    AppendMessagesRequest, Authority, ConversationThread, CreateThreadRequest, ServingMode, TrimPolicy,
+    AppendMessagesRequest, Authority, ConversationThread, CreateThreadRequest, ListThreadsRequest,
+    ServingMode, TrimPolicy,
 };
 
-use super::{append_locally, assert_thread, assert_waiting, merge_all, quick, start, start_with};
+use super::{SOON, append_locally, assert_thread, assert_waiting, merge_all, quick, start, start_with};
 use crate::support::{
+    eventually::eventually,
     status::status,
-    threads::{Threads, appending, listing, numbered, seqs, thread, wire},
+    threads::{Threads, appending, listing, numbered, revising, seqs, thread, user, wire},
 };
 
 #[tokio::test]
@@ -173,4 +175,53 @@ async fn renewals_are_made_good() {
     assert!((hour..=two_hours).contains(&ttl("read").await), "{}", ttl("read").await);
     assert!(ttl("left").await <= 900_000, "a peek renews nothing");
     assert_eq!(threads.peek("lengthened").await.unwrap().ttl, Some(wire(Duration::from_hours(24))));
+}
+
+#[tokio::test]
+async fn a_new_time_to_live_is_not_lost_to_a_renewal_after_it() {
+    let on = start().await;
+    let threads = on.threads();
+    threads.create("t").await;
+    on.lose().await;
+    threads.touch("t", Some(Duration::from_hours(24))).await.unwrap();
+    threads.touch("t", None).await.unwrap();
+    assert_eq!(threads.peek("t").await.unwrap().ttl, Some(wire(Duration::from_hours(24))));
+    merge_all(&on).await;
+    assert_eq!(threads.peek("t").await.unwrap().ttl, Some(wire(Duration::from_hours(24))));
+}
+
+#[tokio::test]
+async fn a_copy_that_was_renewed_while_others_changed_the_thread_does_not_pass_for_it() {
+    let on = start().await;
+    let threads = on.threads();
+    threads.create("t").await;
+    threads.append("t", vec![user("m1", "before")]).await;
+    let other_service = on.another().await;
+    let other = Threads::on(other_service.channel().await);
+    on.lose().await;
+    threads.touch("t", None).await.unwrap();
+    other.update_message(revising("t", user("m1", "after!"), &["parts"])).await.unwrap();
+    merge_all(&on).await;
+    on.lose().await;
+    super::super::assert_unavailable("a message that others changed", threads.page(listing("t")).await);
+}
+
+#[tokio::test]
+async fn a_list_does_not_leave_out_a_thread_that_is_still_to_be_merged() {
+    let on = start().await;
+    let threads = on.threads();
+    on.proxy.refuse().await;
+    on.proxy.cut().await;
+    // The call that notices: it may have been carried out, so it waits for a while before it is repeated.
+    let made = threads.try_create(ConversationThread { owner: "ann".into(), ..thread("t") }).await;
+    assert_eq!(made.unwrap().authority(), Authority::Local);
+    on.proxy.forward().await;
+    eventually("threads are listed", SOON, async || {
+        let query = ListThreadsRequest { owner: "ann".into(), page_size: 10, ..Default::default() };
+        let Ok(page) = threads.client.clone().list_threads(query).await else { return false };
+        let found: Vec<_> = page.into_inner().threads.into_iter().map(|thread| thread.id).collect();
+        assert_eq!(found, ["t"]);
+        true
+    })
+    .await;
 }
