@@ -25,6 +25,8 @@ use crate::{
 
 /// Threads that are looked at or replayed at once.
 const AT_ONCE: usize = 16;
+/// A run whose replay is not answered is tried so often before it is put aside.
+const ATTEMPTS: u32 = 3;
 /// What was acknowledged so long before an outage may not have reached the replica that is the primary after it.
 const UNCERTAIN: Duration = Duration::from_mins(1);
 
@@ -143,12 +145,18 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
     /// Replays the runs of one thread, one after the other.
     async fn replay_all(&self, runs: Vec<RunId>) {
         for run in runs {
-            let Err(error) = self.replay_run(run).await else { continue };
-            if !self.reachability.is_reachable() {
-                return;
+            for attempt in 1.. {
+                let Err(error) = self.replay_run(run).await else { break };
+                if !self.reachability.is_reachable() {
+                    return;
+                }
+                // Redis answers the probe, so this is no outage. One connection may have been lost; but what is refused, or
+                // times out again and again, must not keep this process from serving.
+                if !error.allows_fallback() || attempt == ATTEMPTS {
+                    self.copies.park(run, &error.to_string());
+                    break;
+                }
             }
-            // Redis answers the probe, so this is no outage: it may be refused, or time out, again and again.
-            self.copies.park(run, &error.to_string());
         }
     }
 

@@ -83,6 +83,19 @@ pub(super) async fn prepare(world: &World) {
             }
         });
         configured.await.expect("the settings are taken");
+        // An instance goes on from what it saw of a breaker: without that, under the settings of its own file.
+        for breakers in &world.clients().breakers {
+            let seen = timeout(ADMITS, async {
+                let is_shared = async || {
+                    let answer = breakers.acquire(asking(key)).await;
+                    answer.is_ok_and(|answer| answer.authority == i32::from(Authority::Shared))
+                };
+                while !is_shared().await {
+                    sleep(POLL).await;
+                }
+            });
+            seen.await.expect("both instances have seen the settings");
+        }
     }
 }
 
