@@ -113,10 +113,13 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
                 if let (Some(thread), Known::Acknowledged(epoch, revision)) =
                     (answer.value.thread_mut(), known)
                     && id == Some(&thread.id)
-                    && thread.epoch == epoch
-                    && thread.revision < revision
                 {
-                    self.mark_loss(call, thread, revision).await?;
+                    if thread.epoch != epoch {
+                        // Another instance may have found out first that a failover lost writes, of which it knows its own.
+                        self.copies.repair(&thread.id);
+                    } else if thread.revision < revision {
+                        self.mark_loss(call, thread, revision).await?;
+                    }
                 }
                 learn(&self.copies, &answer.value);
                 Ok(answer)

@@ -169,6 +169,9 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
             };
             match self.copies.settle(run, &step, replayed) {
                 Progress::Step => {}
+                Progress::Reincarnate(thread) if thread.epoch != step.origin.thread.epoch => {
+                    self.copies.rebase(run, &thread);
+                }
                 Progress::Reincarnate(thread) => self.reincarnate_for(run, &thread).await?,
                 Progress::Over => return Ok(()),
                 Progress::Forgotten => return self.read_back(&step.origin.thread.id).await,

@@ -243,6 +243,10 @@ impl Journal {
                 self.finish(id, thread);
                 if was_active { Settled::Dropped } else { Settled::Over }
             }
+            Next::Over => {
+                self.finish(id, thread);
+                Settled::Over
+            }
             Next::Parked(reason) => {
                 self.park(id, &reason, now);
                 Settled::Over

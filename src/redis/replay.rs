@@ -129,6 +129,9 @@ fn known(replay: &Replay) -> serde_json::Value {
             let owner = profile.owner.as_ref().map_or("", |owner| owner.as_str());
             known.insert("owner".into(), owner.into());
         }
+        if replay.is_repair {
+            known.insert("repair".into(), true.into());
+        }
         if let Some(ttl) = replay.ttl {
             known.insert("ttl".into(), ttl.as_millis().into());
         }

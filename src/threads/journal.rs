@@ -53,6 +53,8 @@ pub struct Replay {
     pub creates: bool,
     /// A new time to live.
     pub ttl: Option<Ttl>,
+    /// Whether all of it was acknowledged before, so that it belongs into no other incarnation.
+    pub is_repair: bool,
 }
 
 /// What one step of a replay came to.
@@ -71,9 +73,10 @@ pub enum Replayed {
     },
     /// The thread is not there, and was not to be created. Nothing was written.
     Absent,
-    /// Its revision is lower than the acknowledged one of the same epoch: a failover lost writes. Nothing was written.
+    /// Its revision is lower than the acknowledged one of the same epoch, or was when that ended: a failover lost writes.
+    /// Nothing was written.
     Behind(Thread),
-    /// The incarnation was deleted. Nothing was written.
+    /// The incarnation was deleted, or for a repair is another. Nothing was written.
     Deleted,
     /// The thread belongs to another owner. Nothing was written.
     OtherOwner,

@@ -15,8 +15,9 @@ use crate::{
         page,
     },
     threads::{
-        Append, Appended, AppendedMessage, Context, ContextQuery, Digest, Limits, MAX_BATCH_BYTES, Message,
-        MessageId, MessagesPage, MessagesQuery, NewMessage, NewThread, RequestId, StoredMessage, Thread, Ttl,
+        Append, Appended, AppendedMessage, Context, ContextQuery, Digest, IDS_GENERATION, Limits,
+        MAX_BATCH_BYTES, Message, MessageId, MessagesPage, MessagesQuery, NewMessage, NewThread, RequestId,
+        StoredMessage, Thread, Ttl,
         journal::{Entry, Origin},
         watch::{Followed, Found, MAX_FOLLOWED, Since},
     },
@@ -195,7 +196,12 @@ impl HeldThread {
             Some(Entry { message, digest, time, is_repair: base == Base::Acknowledged })
         };
         let is_wanted = |stored: &&StoredMessage| base == Base::All || !stored.provisional;
-        self.log.range(0..i64::MAX).filter(is_wanted).filter_map(entry).collect()
+        let mut known: Vec<_> = self.log.range(0..i64::MAX).filter(is_wanted).filter_map(entry).collect();
+        if base == Base::Acknowledged {
+            // Redis surely remembers the ids of these, so that none of them is there twice.
+            known.drain(..known.len().saturating_sub(IDS_GENERATION / 2));
+        }
+        known
     }
 
     /// Nothing waits any more: Redis has all of it, just as it is here if `is_clean`.

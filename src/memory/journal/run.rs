@@ -88,6 +88,8 @@ pub(super) enum Next {
     Moved(String),
     /// Nothing: it can never be merged.
     Dropped(String),
+    /// Nothing, and nobody misses anything.
+    Over,
     /// Nothing for now.
     Parked(String),
     /// Nothing: Redis has all of it.
@@ -222,6 +224,7 @@ impl Run {
             entries,
             creates: self.creation == Creation::Due,
             ttl: self.touch.and_then(|Touch(ttl)| ttl),
+            is_repair: self.kind == Kind::Repair,
         }
     }
 
@@ -235,6 +238,8 @@ impl Run {
         now: Timestamp,
     ) -> Next {
         match replayed {
+            // What was acknowledged of a thread that is gone is gone with it.
+            Replayed::Absent | Replayed::Deleted if self.kind == Kind::Repair => Next::Over,
             Replayed::Done { thread, previous_last_seq, duplicates, .. } => {
                 let is_back = |(entry, is_duplicate): &(&Entry, &bool)| entry.is_repair && !**is_duplicate;
                 *repaired += step.entries.iter().zip(&duplicates).filter(is_back).map(|_| 1).sum::<u64>();

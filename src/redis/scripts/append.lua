@@ -6,12 +6,13 @@
 --       3 etag, empty for any  4 owner, empty for any  5 most messages  6 most bytes in a thread
 --       7 most instructions kept  8 most bytes of them  9 ids remembered at least  10 the creation's request id; for what
 --         was accepted without Redis, what is known of the thread, as JSON: `epoch`, the highest `revision` that was
---         acknowledged in it, the `owner` that it must have (absent: any), a new `ttl` (absent: none)
+--         acknowledged in it, the `owner` that it must have (absent: any), a new `ttl` (absent: none), `repair` where all of
+--         it was acknowledged, so that it belongs into no other incarnation
 --       11 number of the following arguments that are the new thread's fields and values
 --       then for each message: id, digest, whether an instruction (0, 1), tokens, size, entry behind the commit time
 -- OK    expiry, last_seq before, whether the index is due, seqs, duplicates (0, 1), thread
 -- else  ABSENT, EXISTS, DELETED, OWNER, REUSED id, ETAG etag, LIMIT what limit, CORRUPT key; DROPPED (the epoch was
---       deleted), BEHIND expiry thread (acknowledged revisions are missing)
+--       deleted, or for a repair is another), BEHIND expiry thread (acknowledged revisions are missing)
 local mode, given_etag, owner = ARGV[2], ARGV[3], ARGV[4]
 local max_messages, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local max_system, max_system_bytes, min_ids = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -32,7 +33,14 @@ if mode == 'replay' or mode == 'revive' then
   if existed then
     if known.owner and known.owner ~= (t.owner or '') then return {'OWNER', NOW} end
     local is_same = t.epoch == known.epoch
-    if is_same and t.revision < known.revision then return {'BEHIND', NOW, expiry(), describe(t)} end
+    -- Up to which revision is what was acknowledged still there, in this epoch or in a former one of this thread?
+    local reached = is_same and t.revision or known.revision
+    local is_former = false
+    for epoch, revision in string.gmatch(t.former or '', '([^%s:]+):(%d+)') do
+      if epoch == known.epoch then is_former, reached = true, tonumber(revision) end
+    end
+    if reached < known.revision then return {'BEHIND', NOW, expiry(), describe(t)} end
+    if known.repair and not is_same and not is_former then return {'DROPPED', NOW} end
     if not is_same then known.ttl = nil end
   end
 end

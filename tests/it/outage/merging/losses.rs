@@ -10,7 +10,7 @@ use crate::support::{
     eventually::eventually,
     failover::Replica,
     status::journal,
-    threads::{assert_refused, numbered, thread, wire},
+    threads::{Threads, assert_refused, numbered, thread, wire},
 };
 
 #[tokio::test]
@@ -169,4 +169,26 @@ async fn a_thread_that_is_deleted_before_it_could_be_repaired_stays_deleted() {
     threads.delete("f").await.unwrap();
     eventually("nothing waits", SOON, async || journal(&on.channel).await.entries == 0).await;
     assert_refused(threads.peek("f").await, Code::NotFound, "THREAD_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn each_instance_makes_good_what_it_was_told_though_another_found_the_loss_first() {
+    let on = start().await;
+    let (one, raw) = (on.threads(), on.redis.raw().await);
+    let other_service = on.another_patient().await;
+    let other = Threads::on(other_service.channel().await);
+    one.create("f").await;
+    one.append("f", numbered(1, 3)).await;
+    let replica = Replica::of(&raw, "f").await;
+    one.append("f", numbered(4, 4)).await;
+    other.append("f", numbered(5, 6)).await;
+    replica.promote(&raw).await;
+    one.get("f").await.unwrap();
+    repaired(&on, 1).await;
+    let before = one.peek("f").await.unwrap().etag;
+    other.get("f").await.unwrap();
+    eventually("the other appends again, too", SOON, async || one.messages("f").await.len() == 6).await;
+    assert_numbered(&one, "f", 6).await;
+    let epoch = |etag: &str| etag.rsplit_once('-').unwrap().0.to_owned();
+    assert_eq!(epoch(&one.peek("f").await.unwrap().etag), epoch(&before), "one loss is one new epoch");
 }

@@ -106,14 +106,21 @@ async fn a_write_that_timed_out_is_there_once_whether_it_ran_or_not() {
         on.is_lost().await;
         append_locally(&threads, "t", numbered(from + 1, from + 1)).await;
         merge_all(&on).await;
+        heard(&threads).await;
         super::assert_numbered(&threads, "t", from + 1).await;
         // Redis gets it late.
         on.proxy.freeze().await;
         append_locally(&threads, "t", numbered(from + 2, from + 2)).await;
         on.is_lost().await;
         merge_all(&on).await;
+        heard(&threads).await;
         super::assert_numbered(&threads, "t", from + 2).await;
     }
+}
+
+/// Returns once a call does not end up on connections any more that lost replies.
+async fn heard(threads: &Threads) {
+    eventually("redis answers", SOON, async || threads.peek("t").await.is_ok()).await;
 }
 
 #[tokio::test]
