@@ -141,10 +141,15 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         let lost = acknowledged - thread.revision;
         warn!(thread = %thread.id, lost, "redis lost acknowledged writes: the thread gets a new epoch");
         let run = self.copies.repair(&thread.id);
-        *thread = self.shared.reincarnate(call, thread).await?.value;
-        if let Some(run) = run {
-            // A deletion names this epoch: what it deletes is not brought back.
-            self.copies.rebase(run, thread);
+        // Where the shared store falls silent here, the run sees to it later.
+        if let Guarded::Answered(answer) =
+            self.reachability.guard(self.shared.reincarnate(call, thread)).await
+        {
+            *thread = answer?.value;
+            if let Some(run) = run {
+                // A deletion names this epoch: what it deletes is not brought back.
+                self.copies.rebase(run, thread);
+            }
         }
         Ok(())
     }

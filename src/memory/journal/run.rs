@@ -254,6 +254,10 @@ impl Run {
             Replayed::Absent => {
                 if self.kind != Kind::Moved {
                     let missing = base(Base::All);
+                    if missing.is_empty() && self.entries.is_empty() && self.creation == Creation::None {
+                        // There is nothing to make it from but that it was there.
+                        return Next::Dropped("dropped: a renewal of a thread that is gone".to_owned());
+                    }
                     self.put_before(missing);
                 }
                 self.begin_anew(now);

@@ -318,6 +318,14 @@ fn a_renewal_without_a_time_to_live_leaves_that_of_an_earlier_one() {
     assert!(!take(&mut journal, run));
 }
 
+#[test]
+fn a_renewal_makes_no_empty_thread() {
+    let touch = Some(Touch(None));
+    let (mut journal, run) = journal_of(Accepted { touch, ..appended("t", Vec::new()) });
+    assert!(matches!(settle(&mut journal, run, Replayed::Absent), Settled::Dropped));
+    assert_eq!((journal.status().entries, journal.status().parked.len()), (0, 1));
+}
+
 /// A file that keeps what it was given, and fails while it is told to.
 #[derive(Debug, Default)]
 struct Kept(Mutex<(Vec<Record>, bool)>);
