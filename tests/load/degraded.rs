@@ -137,6 +137,7 @@ pub(crate) fn measure(redis: &Redis, ceilings: &Server, seconds: u32, rounds: u3
         let rounds: Vec<(Figures, Figures)> = (0..rounds)
             .map(|_| (drive(ceilings, operation.echo()), drive(service, operation.path())))
             .collect();
+        runtime.block_on(async { assert_local(&connect(service).await).await });
         let (echo, service): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
         let mut costs = Costs { echo: Figures::median(&echo), service: Figures::median(&service) };
         (costs.echo.x_echo, costs.service.x_echo) = (1.0, ratio(&service, &echo));
@@ -169,6 +170,7 @@ async fn outage(settings: &[(&str, &str)]) -> Server {
         command
             .env("FUSEWIRE__FALLBACK__JOURNAL_BYTES", "64GiB")
             .env("FUSEWIRE__FALLBACK__JOURNAL_ENTRIES", "100000000")
+            .env("FUSEWIRE__MEMORY__COPY_BYTES", "64GiB")
             .env("FUSEWIRE__THREADS__MAX_BYTES", "4GiB")
             .env("FUSEWIRE__THREADS__MAX_MESSAGES", "10000000");
         for (name, value) in settings {
@@ -178,21 +180,32 @@ async fn outage(settings: &[(&str, &str)]) -> Server {
     let channel = prepare(&service).await;
     drop(redis);
     serves(&channel, ServingMode::Degraded).await;
+    assert_local(&channel).await;
+    service
+}
+
+/// Checks that memory answers every operation: what drives them looks at no answer.
+async fn assert_local(channel: &Channel) {
     let mut threads = ConversationThreadsClient::new(channel.clone());
+    let told = threads.get_thread(get()).await.expect("memory holds it").into_inner();
+    assert_eq!(told.authority(), Authority::Local);
     let told = threads.append_messages(append(&thread(0))).await.expect("memory holds it").into_inner();
     assert_eq!(told.authority(), Authority::Local);
     let told = threads.list_messages(list()).await.expect("memory holds it").into_inner();
     assert_eq!((told.authority(), told.messages.len()), (Authority::Local, MESSAGES));
-    let mut breakers = CircuitBreakersClient::new(channel);
+    let mut breakers = CircuitBreakersClient::new(channel.clone());
     let told = breakers.acquire(acquire()).await.expect("memory decides").into_inner();
     assert_eq!((told.authority(), told.admitted), (Authority::Local, true));
-    service
+}
+
+async fn connect(service: &Server) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}", service.address)).expect("an address");
+    endpoint.connect().await.expect("the service answers")
 }
 
 /// Makes threads that the service then holds.
 async fn prepare(service: &Server) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{}", service.address)).expect("an address");
-    let channel = endpoint.connect().await.expect("the service answers");
+    let channel = connect(service).await;
     let mut threads = ConversationThreadsClient::new(channel.clone());
     for n in 0..THREADS {
         threads.append_messages(append(&thread(n))).await.expect("the message is appended");
