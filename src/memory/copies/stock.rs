@@ -58,17 +58,19 @@ impl Stock {
         Some(entry.held)
     }
 
-    /// Puts a copy in, as the one used last, and gives up others while there are too many.
+    /// Puts a copy in, as the one used last, and gives up others while there are too many. One in which writes wait takes no
+    /// room from the others: what waits has bounds of its own.
     pub(super) fn put(&mut self, mut held: HeldThread) {
         held.shorten(self.max_bytes / SHARE_OF_ONE);
-        let (id, footprint) = (held.thread().id.clone(), held.footprint());
+        let id = held.thread().id.clone();
+        let footprint = if held.is_waiting() { 0 } else { held.footprint() };
         self.uses += 1;
         self.used += footprint;
         if !held.is_waiting() {
             self.by_use.insert(self.uses, id.clone());
         }
         self.held.insert(id, Entry { held, last_use: self.uses, footprint });
-        while self.used > self.max_bytes || self.held.len() > self.max_threads {
+        while self.used > self.max_bytes || self.by_use.len() > self.max_threads {
             let Some((_, oldest)) = self.by_use.first_key_value() else { return };
             self.take(&oldest.clone());
         }
@@ -124,7 +126,8 @@ impl Stock {
 impl Stock {
     /// Whether the running sums and orders are what a recount gives.
     pub(super) fn is_balanced(&self) -> bool {
-        let used: u64 = self.held.values().map(|entry| entry.held.footprint()).sum();
+        let counted = self.held.values().filter(|entry| !entry.held.is_waiting());
+        let used: u64 = counted.map(|entry| entry.held.footprint()).sum();
         let idle = self.held.values().filter(|entry| !entry.held.is_waiting()).count();
         self.used == used && self.by_use.len() == idle && (self.used <= self.max_bytes || idle == 0)
     }
