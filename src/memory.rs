@@ -2,8 +2,8 @@
 //! [`MemoryCopies`] as copies of what Redis holds, to answer from in an outage, and [`MemoryBreakers`] for both.
 //!
 //! Threads are bounded by bytes as `footprint` counts them, and neither store of them ever drops what it acknowledged and
-//! has not expired: the one refuses to grow, the other gives up copies of what Redis has anyway. Breakers are bounded by
-//! their number, and those go first that say least.
+//! has not expired: the one refuses to grow, the other gives up copies of what Redis has anyway, and has what it accepted
+//! itself on a `journal` that refuses to grow. Breakers are bounded by their number, and those go first that say least.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

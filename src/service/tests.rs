@@ -172,7 +172,7 @@ async fn an_outage_that_the_process_says_late_is_told_as_well() {
     on.drop_waiting();
     on.process.reaches(true).await;
     on.wakers.bells.ring_all();
-    // Redis answers, but what it shares comes after the mode.
+    // Redis answers, but what it shares comes after the mode. The clock stands still: no time passes but in this sleep.
     let later = async {
         sleep(Duration::from_secs(5)).await;
         on.process.serves(ServingMode::Shared);

@@ -9,6 +9,7 @@ use super::{SOON, append_locally, assert_numbered, assert_thread, merge_all, sta
 use crate::support::{
     eventually::eventually,
     failover::Replica,
+    raw::Raw,
     status::journal,
     threads::{Threads, assert_refused, numbered, thread, wire},
 };
@@ -79,6 +80,15 @@ async fn repaired(on: &crate::support::behind_proxy::BehindProxy, count: i64) ->
     told
 }
 
+/// A thread of five messages, and a replica that has only three of them.
+async fn ahead_of_its_replica(threads: &Threads, raw: &Raw) -> Replica {
+    threads.create("f").await;
+    threads.append("f", numbered(1, 3)).await;
+    let replica = Replica::of(raw, "f").await;
+    threads.append("f", numbered(4, 5)).await;
+    replica
+}
+
 #[tokio::test]
 async fn writes_that_a_failover_lost_are_appended_again_when_the_thread_is_written_to() {
     let on = start().await;
@@ -103,10 +113,7 @@ async fn writes_that_a_failover_lost_are_appended_again_when_the_thread_is_writt
 async fn writes_that_a_failover_lost_are_appended_again_when_the_thread_is_read() {
     let on = start().await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
-    threads.create("f").await;
-    threads.append("f", numbered(1, 3)).await;
-    let replica = Replica::of(&raw, "f").await;
-    threads.append("f", numbered(4, 5)).await;
+    let replica = ahead_of_its_replica(&threads, &raw).await;
     replica.promote(&raw).await;
     threads.get("f").await.unwrap();
     repaired(&on, 2).await;
@@ -117,10 +124,7 @@ async fn writes_that_a_failover_lost_are_appended_again_when_the_thread_is_read(
 async fn a_failover_in_an_outage_loses_nothing_though_nobody_asks_for_the_thread() {
     let on = start().await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
-    threads.create("f").await;
-    threads.append("f", numbered(1, 3)).await;
-    let replica = Replica::of(&raw, "f").await;
-    threads.append("f", numbered(4, 5)).await;
+    let replica = ahead_of_its_replica(&threads, &raw).await;
     on.lose().await;
     replica.promote(&raw).await;
     on.proxy.forward().await;
@@ -132,10 +136,7 @@ async fn a_failover_in_an_outage_loses_nothing_though_nobody_asks_for_the_thread
 async fn what_a_failover_lost_comes_before_what_the_outage_brought() {
     let on = start().await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
-    threads.create("f").await;
-    threads.append("f", numbered(1, 3)).await;
-    let replica = Replica::of(&raw, "f").await;
-    threads.append("f", numbered(4, 5)).await;
+    let replica = ahead_of_its_replica(&threads, &raw).await;
     on.lose().await;
     append_locally(&threads, "f", numbered(6, 7)).await;
     replica.promote(&raw).await;
@@ -148,10 +149,7 @@ async fn what_a_failover_lost_comes_before_what_the_outage_brought() {
 async fn a_thread_that_is_deleted_before_it_could_be_repaired_stays_deleted() {
     let on = start().await;
     let (threads, raw) = (on.threads(), on.redis.raw().await);
-    threads.create("f").await;
-    threads.append("f", numbered(1, 3)).await;
-    let replica = Replica::of(&raw, "f").await;
-    threads.append("f", numbered(4, 5)).await;
+    let replica = ahead_of_its_replica(&threads, &raw).await;
     replica.promote(&raw).await;
     raw.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let mut told = JournalStatus::default();
