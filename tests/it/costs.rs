@@ -17,6 +17,8 @@ use crate::support::{
 };
 
 const SOON: Duration = Duration::from_secs(15);
+/// The keys of what the service does by itself.
+const OF_THE_SERVICE: [&str; 2] = ["conversation_threads:probe", "fusewire:doorbell:"];
 
 /// Everything that Redis runs, as `MONITOR` tells it.
 struct Monitor {
@@ -42,7 +44,8 @@ impl Monitor {
         Self { lines, _open: write, marks: 0 }
     }
 
-    /// The commands since the last mark; the service's probe and the marks themselves left out.
+    /// The commands since the last mark, but for the marks and for what the service does by itself: its probe of Redis, and
+    /// the hash that it writes each second to hear its own notification.
     async fn commands(&mut self, redis: &RedisServer) -> Commands {
         self.marks += 1;
         let mark = format!("mark-{}", self.marks);
@@ -58,7 +61,7 @@ impl Monitor {
             }
             if source.ends_with(" lua") {
                 *commands.of_scripts.entry(name).or_default() += 1;
-            } else if !command.contains("conversation_threads:probe") && !source.contains("unix:") {
+            } else if !OF_THE_SERVICE.iter().any(|key| command.contains(key)) && !source.contains("unix:") {
                 commands.of_clients.push(name);
             }
         }
