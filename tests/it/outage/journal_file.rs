@@ -14,6 +14,7 @@ use crate::support::{
 mod disk;
 mod full;
 mod opening;
+mod release;
 mod restart;
 mod settled;
 
