@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{clock::Timestamp, doorbell::Doorbell, threads::journal::JournalStatus};
+use crate::{clock::Timestamp, doorbell::Doorbell, threads::replay::JournalStatus};
 
 /// Tells something as it is at the moment. Quick, and never blocks for long.
 pub type Tells<T> = Box<dyn Fn() -> T + Send + Sync>;

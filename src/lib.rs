@@ -9,8 +9,9 @@
 //! service              puts the parts together and tells the start in the log
 //! settings             typed settings from defaults, file, .env, environment and flags; the only reader of them
 //! grpc                 the server: limits, keepalive, health, reflection, drain; requests parsed once, answers told
-//! fallback             the one place that chooses who answers, Redis or memory; fallback::reachability knows whether
-//!                      Redis can be asked, fallback::reconcile merges what memory accepted
+//! outage               everything about an outage of Redis: outage::route chooses who answers a call, Redis or memory;
+//!                      outage::reachability knows whether Redis can be asked; outage::copies answers meanwhile;
+//!                      outage::queue keeps accepted writes, outage::file keeps them on disk, outage::merge replays them
 //! threads              the vocabulary, the rules, and what a store must offer; threads::context chooses what a
 //!                      model's window takes; threads::watch tells watchers what happened since, threads::bells wakes
 //!                      them
@@ -20,26 +21,24 @@
 //!                      fan-out of their changes
 //! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation; and one
 //!                      subscriber, redis::Notifications
-//! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
-//!                      an outage; memory::journal is what they accepted there, until Redis has it
-//! journal              the journal file: writes that wait to be merged, kept so that they outlive the process
+//! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth
 //! doorbell             whether changes in Redis are noticed at once
 //! diagnostics          what this process tells of itself
 //! error, clock, call   what went wrong, what time it is, and what travels with every request
 //! shutdown, telemetry  the token and tracker that end everything; the log
 //! ```
 //!
-//! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
-//! `redis` and `memory` import `threads` and `breakers` and never each other (`redis` its part of `settings`, too);
-//! `journal` imports `threads`, `error`, `clock` and `shutdown`; `threads` imports only `error`, `clock`, `call` and
-//! `doorbell`, `breakers` these and `shutdown`; `settings` imports `breakers::policies` alone.
-//! Generated types appear only inside `grpc`, the redis crate only inside `redis`, protobuf only in `grpc` and `journal`.
+//! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `redis` and `memory`
+//! import `threads` and `breakers` and never each other (`redis` its part of `settings`, too); `outage` imports these
+//! and `redis` and `memory`; `threads` imports only `error`, `clock`, `call` and `doorbell`, `breakers` these and
+//! `shutdown`; `settings` imports `breakers::policies` alone. Generated types appear only inside `grpc`, the redis
+//! crate only inside `redis`, protobuf only in `grpc` and `outage`.
 //!
 //! # The path of one request
 //!
 //! An `AppendMessages` arrives at `grpc`: the layer around every call notes its deadline, and refuses it if the process
 //! ends or has too many; `grpc::requests` parses the message into [`threads::Append`], with every violation of a limit
-//! in one answer. [`fallback::Fallback`] asks the Redis store under [`fallback::Reachability::guard`]. That is one
+//! in one answer. [`outage::Fallback`] asks the Redis store under [`outage::Reachability::guard`]. That is one
 //! script: it looks up each message id, compares the etag, checks the limits, and only then pushes the messages, trims,
 //! and gives all keys of the thread one expiry. The answer goes by memory, which learns it, to the caller, who is told
 //! that Redis answered. Had Redis fallen silent, a probe would have found that within 200 ms, and memory would have
@@ -47,12 +46,12 @@
 //!
 //! # What an outage leaves
 //!
-//! What memory accepts is a *run* ([`threads::journal`]): the messages of one thread, in order, with the thread as it was
+//! What memory accepts is a *run* ([`threads::replay`]): the messages of one thread, in order, with the thread as it was
 //! before. Memory answers for such a thread, and only for such, until its run is merged; so nobody misses what was
 //! acknowledged to him, and what is appended meanwhile joins the tail. When Redis answers again,
-//! [`fallback::Fallback::reconcile`] replays each run by the script that appends: the message ids make a second time
+//! [`outage::Fallback::reconcile`] replays each run by the script that appends: the message ids make a second time
 //! harmless, and what was given up at a timeout is replayed only once it cannot happen any more by itself. What a step comes
-//! to ([`threads::journal::Replayed`]) decides how it goes on: a thread that is gone is created from the copy and the run, a
+//! to ([`threads::replay::Replayed`]) decides how it goes on: a thread that is gone is created from the copy and the run, a
 //! deleted one takes nothing, another owner's is left alone, what a failover lost is appended again. What Redis refuses
 //! is put aside and tried again; nothing leaves a run before Redis has it or can never have it.
 //!
@@ -71,7 +70,7 @@
 //! script call a round trip, an idle one none more than without. Settings come with each step and are compared with the
 //! stored revision inside of it: a step never goes by settings that are not in force.
 //!
-//! When Redis falls silent, [`fallback::Handover`] has memory go on from how each breaker was seen last, under epochs of its
+//! When Redis falls silent, [`outage::Handover`] has memory go on from how each breaker was seen last, under epochs of its
 //! own; when Redis is back, the trips that memory made are offered there, once, by the same compare-and-set, and all else
 //! that memory decided is forgotten.
 //!
@@ -117,10 +116,9 @@ pub mod clock;
 pub mod diagnostics;
 pub mod doorbell;
 pub mod error;
-pub mod fallback;
 pub mod grpc;
-pub mod journal;
 pub mod memory;
+pub mod outage;
 pub mod redis;
 pub mod service;
 pub mod settings;

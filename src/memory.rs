@@ -9,27 +9,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{error::Error, threads::ThreadId};
 
-mod batch;
+pub(crate) mod batch;
 mod breakers;
 mod conversation;
-mod copies;
-mod footprint;
+pub(crate) mod footprint;
 mod history;
-mod ids;
-mod journal;
-mod log;
-mod page;
+pub(crate) mod ids;
+pub(crate) mod log;
+pub(crate) mod page;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod threads;
 
 pub use breakers::MemoryBreakers;
-pub use copies::MemoryCopies;
-pub use journal::JournalBounds;
 pub use threads::MemoryThreads;
+pub(crate) use threads::thread_for;
 
 /// Locks for one short step. A panic elsewhere must not take the whole store down with it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -12,8 +12,8 @@ use crate::{
     diagnostics::Diagnostics,
     error::{Error, Result},
     grpc::{self, Backend, Listen, Listener, Options},
-    journal,
     memory::{MemoryBreakers, MemoryThreads},
+    outage,
     settings::{self, Settings},
     shutdown::Shutdown,
     threads::{Limits, ThreadStore, Ttl, watch::Wakers},
@@ -39,7 +39,7 @@ pub enum Fault {
     Required(#[source] Error),
     /// The journal file cannot be used.
     #[error(transparent)]
-    Journal(#[from] journal::OpenError),
+    Journal(#[from] outage::OpenError),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] Error),

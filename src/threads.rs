@@ -9,10 +9,9 @@ use crate::{
 
 pub mod bells;
 pub mod context;
-pub mod copies;
 mod ids;
-pub mod journal;
 mod message;
+pub mod replay;
 mod store;
 pub mod watch;
 

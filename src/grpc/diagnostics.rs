@@ -8,7 +8,7 @@ use crate::{
     call::{Serving, ServingMode},
     diagnostics::{Diagnostics, RedisKind, RedisStatus},
     doorbell::Notices,
-    threads::journal::JournalStatus,
+    threads::replay::JournalStatus,
 };
 
 /// The service.

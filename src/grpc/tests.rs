@@ -39,7 +39,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery,
         UpdatedMessage,
-        journal::{Replay, Replayed},
+        replay::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };

@@ -10,7 +10,7 @@ use crate::{
 
 /// Decides about each message of an append whether it is new; new ones get the seqs after `last_seq`. An id that was
 /// used for other content, before or earlier in the batch, refuses the whole batch.
-pub(super) fn judge(
+pub(crate) fn judge(
     messages: &[NewMessage],
     last_seq: i64,
     find: impl Fn(&MessageId) -> Option<Use>,
@@ -35,7 +35,7 @@ pub(super) fn judge(
 }
 
 /// Decides about each message of a creation that was carried out before: all must be known.
-pub(super) fn judge_repeat(
+pub(crate) fn judge_repeat(
     thread: &NewThread,
     find: impl Fn(&MessageId) -> Option<Use>,
 ) -> Result<Vec<AppendedMessage>> {
@@ -50,7 +50,7 @@ pub(super) fn judge_repeat(
 }
 
 /// The new messages of a batch with their seqs, in order.
-pub(super) fn fresh<'a>(
+pub(crate) fn fresh<'a>(
     messages: &'a [NewMessage],
     verdicts: &[AppendedMessage],
 ) -> Vec<(&'a NewMessage, i64)> {

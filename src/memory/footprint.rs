@@ -15,29 +15,29 @@ const TOOL_OVERHEAD: usize = 192;
 /// What a remembered message id costs beside its text: a slot in a hash table that is half empty after it grew.
 const ID_OVERHEAD: u64 = 128;
 /// What a thread costs beside its texts: its own fields, its tables while small, its places in the indexes.
-pub(super) const THREAD_OVERHEAD: u64 = 2048;
+pub(crate) const THREAD_OVERHEAD: u64 = 2048;
 
 /// A length as the counters have it.
-pub(super) fn bytes(length: usize) -> u64 {
+pub(crate) fn bytes(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 /// What some messages amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// How many.
-    pub(super) count: i64,
+    pub(crate) count: i64,
     /// Their bytes on the wire.
-    pub(super) bytes: i64,
+    pub(crate) bytes: i64,
     /// Their tokens.
-    pub(super) tokens: i64,
+    pub(crate) tokens: i64,
     /// The bytes of memory that they take.
-    pub(super) memory: u64,
+    pub(crate) memory: u64,
 }
 
 impl Tally {
     /// Weighs one message.
-    pub(super) fn of(message: &Message) -> Self {
+    pub(crate) fn of(message: &Message) -> Self {
         let tools: usize =
             message.tools.iter().map(|tool| TOOL_OVERHEAD + tool.call_id.len() + tool.name.len()).sum();
         let content = u64::from(message.size).max(bytes(message.payload.len()));
@@ -50,7 +50,7 @@ impl Tally {
     }
 
     /// Weighs messages together.
-    pub(super) fn of_all<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Self {
+    pub(crate) fn of_all<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Self {
         let mut sum = Self::default();
         for message in messages {
             sum += Self::of(message);
@@ -60,7 +60,7 @@ impl Tally {
 
     /// Refuses messages with which a thread would outgrow its limits. What the thread's own trimming bounds is not
     /// limited again.
-    pub(super) fn admit(&self, thread: &Thread, limits: Limits) -> Result<()> {
+    pub(crate) fn admit(&self, thread: &Thread, limits: Limits) -> Result<()> {
         let count = thread.message_count.saturating_add(self.count);
         if thread.profile.trim.max_messages == 0 && count > limits.max_messages {
             let (id, limit) = (thread.id.to_string(), limits.max_messages);
@@ -71,7 +71,7 @@ impl Tally {
 }
 
 /// Refuses bytes with which a thread would outgrow its limit.
-pub(super) fn admit_bytes(growth: i64, thread: &Thread, limits: Limits) -> Result<()> {
+pub(crate) fn admit_bytes(growth: i64, thread: &Thread, limits: Limits) -> Result<()> {
     if thread.profile.trim.max_bytes == 0 && thread.size_bytes.saturating_add(growth) > limits.max_bytes {
         let (id, limit) = (thread.id.to_string(), limits.max_bytes);
         return Err(Error::ThreadLimit { id, what: "bytes", limit });
@@ -98,12 +98,12 @@ impl SubAssign for Tally {
 }
 
 /// The memory that a remembered message id takes.
-pub(super) fn of_id(id: &MessageId) -> u64 {
+pub(crate) fn of_id(id: &MessageId) -> u64 {
     ID_OVERHEAD + bytes(id.as_str().len())
 }
 
 /// The memory that the texts of a profile take.
-pub(super) fn of_profile(profile: &Profile) -> u64 {
+pub(crate) fn of_profile(profile: &Profile) -> u64 {
     let owner = profile.owner.as_ref().map_or(0, |owner| owner.as_str().len());
     // A label lives in two strings and a node of a tree.
     let labels: usize = profile.labels.iter().map(|(key, value)| key.len() + value.len() + 64).sum();
@@ -112,7 +112,7 @@ pub(super) fn of_profile(profile: &Profile) -> u64 {
 
 /// How much a store may still grow, and what it says when that is not enough.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(crate) struct Room {
     left: u64,
     limit: u64,
     refuse: fn(u64) -> Error,
@@ -121,16 +121,16 @@ pub(super) struct Room {
 impl Room {
     /// Room for everything.
     #[cfg(test)]
-    pub(super) const ENDLESS: Self =
+    pub(crate) const ENDLESS: Self =
         Self { left: u64::MAX, limit: u64::MAX, refuse: |limit| Error::StoreFull { what: "bytes", limit } };
 
     /// The room below a limit of which `used` is taken.
-    pub(super) fn below(limit: u64, used: u64, refuse: fn(u64) -> Error) -> Self {
+    pub(crate) fn below(limit: u64, used: u64, refuse: fn(u64) -> Error) -> Self {
         Self { left: limit.saturating_sub(used), limit, refuse }
     }
 
     /// Refuses growth for which there is no room; what does not grow always passes.
-    pub(super) fn admit(&self, growth: u64) -> Result<()> {
+    pub(crate) fn admit(&self, growth: u64) -> Result<()> {
         if growth > self.left { Err((self.refuse)(self.limit)) } else { Ok(()) }
     }
 }

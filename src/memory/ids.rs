@@ -7,17 +7,17 @@ use crate::threads::{Digest, MessageId};
 
 /// What an id was used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Use {
+pub(crate) struct Use {
     /// The message's place.
-    pub(super) seq: i64,
+    pub(crate) seq: i64,
     /// Its content.
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
 }
 
 /// Message ids in two generations: when the present one is large enough it becomes the old one, and the former old
 /// one is forgotten but for the ids of messages that are still stored.
 #[derive(Debug, Clone, Default)]
-pub(super) struct MessageIds {
+pub(crate) struct MessageIds {
     present: HashMap<MessageId, Use>,
     old: HashMap<MessageId, Use>,
     memory: u64,
@@ -25,12 +25,12 @@ pub(super) struct MessageIds {
 
 impl MessageIds {
     /// Finds what an id was used for.
-    pub(super) fn find(&self, id: &MessageId) -> Option<Use> {
+    pub(crate) fn find(&self, id: &MessageId) -> Option<Use> {
         self.present.get(id).or_else(|| self.old.get(id)).copied()
     }
 
     /// Remembers an id.
-    pub(super) fn insert(&mut self, id: MessageId, used: Use) {
+    pub(crate) fn insert(&mut self, id: MessageId, used: Use) {
         let memory = footprint::of_id(&id);
         if self.present.insert(id, used).is_none() {
             self.memory += memory;
@@ -38,7 +38,7 @@ impl MessageIds {
     }
 
     /// Begins a new generation if the present one has at least `size` ids.
-    pub(super) fn rotate(&mut self, size: usize, is_stored: impl Fn(i64) -> bool) {
+    pub(crate) fn rotate(&mut self, size: usize, is_stored: impl Fn(i64) -> bool) {
         if self.present.len() < size {
             return;
         }
@@ -53,7 +53,7 @@ impl MessageIds {
     }
 
     /// The bytes of memory that the ids take.
-    pub(super) fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         self.memory
     }
 }

@@ -20,7 +20,7 @@ const FIRST_REACH: usize = 256;
 
 /// Messages ascending by seq: a list that is trimmed from the head, and the instructions that outlive trimming.
 #[derive(Debug, Clone)]
-pub(super) struct Log {
+pub(crate) struct Log {
     /// The list. Seqs that were truncated are simply not there.
     listed: VecDeque<StoredMessage>,
     /// The kept instructions, in the list and trimmed from it.
@@ -34,7 +34,7 @@ pub(super) struct Log {
 
 impl Log {
     /// The log of a whole thread.
-    pub(super) fn whole() -> Self {
+    pub(crate) fn whole() -> Self {
         Self {
             listed: VecDeque::new(),
             instructions: BTreeMap::new(),
@@ -46,47 +46,47 @@ impl Log {
     }
 
     /// A log of the newest messages alone, of which none outlives trimming as far as is known.
-    pub(super) fn tail() -> Self {
+    pub(crate) fn tail() -> Self {
         Self { keeps_instructions: false, ..Self::whole() }
     }
 
     /// What the stored messages amount to.
-    pub(super) fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         self.tally
     }
 
     /// The bytes of the kept instructions.
-    pub(super) fn instruction_bytes(&self) -> i64 {
+    pub(crate) fn instruction_bytes(&self) -> i64 {
         self.instruction_bytes
     }
 
     /// Whether a stored message is a kept instruction.
-    pub(super) fn keeps(&self, seq: i64) -> bool {
+    pub(crate) fn keeps(&self, seq: i64) -> bool {
         self.instructions.contains_key(&seq)
     }
 
     /// Seq of the oldest stored message; 0 when there is none.
-    pub(super) fn first_seq(&self) -> i64 {
+    pub(crate) fn first_seq(&self) -> i64 {
         self.range(0..i64::MAX).next().map_or(0, |stored| stored.seq)
     }
 
     /// Seq of the newest stored message; 0 when there is none.
-    pub(super) fn last_seq(&self) -> i64 {
+    pub(crate) fn last_seq(&self) -> i64 {
         self.range(0..i64::MAX).next_back().map_or(0, |stored| stored.seq)
     }
 
     /// Seq of the oldest in the list, instructions that outlived trimming apart.
-    pub(super) fn listed_from(&self) -> Option<i64> {
+    pub(crate) fn listed_from(&self) -> Option<i64> {
         self.listed.front().map(|stored| stored.seq)
     }
 
     /// Finds a stored message.
-    pub(super) fn find(&self, seq: i64) -> Option<&StoredMessage> {
+    pub(crate) fn find(&self, seq: i64) -> Option<&StoredMessage> {
         self.range(seq..seq.saturating_add(1)).next()
     }
 
     /// The stored messages with seqs in a range, ascending.
-    pub(super) fn range(&self, seqs: Range<i64>) -> impl DoubleEndedIterator<Item = &StoredMessage> {
+    pub(crate) fn range(&self, seqs: Range<i64>) -> impl DoubleEndedIterator<Item = &StoredMessage> {
         let from = self.listed.partition_point(|stored| stored.seq < seqs.start);
         let to = self.listed.partition_point(|stored| stored.seq < seqs.end).max(from);
         self.departed(seqs).chain(self.listed.range(from..to))
@@ -100,7 +100,7 @@ impl Log {
     }
 
     /// Adds the newest message. An instruction is kept while there is room for it among the kept ones.
-    pub(super) fn push(&mut self, stored: StoredMessage) {
+    pub(crate) fn push(&mut self, stored: StoredMessage) {
         let tally = Tally::of(&stored.message);
         let fits = self.instructions.len() < MAX_INSTRUCTIONS
             && self.instruction_bytes + tally.bytes <= as_i64(MAX_INSTRUCTION_BYTES);
@@ -115,7 +115,7 @@ impl Log {
 
     /// Drops the oldest of the list while it exceeds the policy; the newest always stays, and kept instructions stay
     /// stored. Tells how many left the list.
-    pub(super) fn trim(&mut self, policy: Trim) -> usize {
+    pub(crate) fn trim(&mut self, policy: Trim) -> usize {
         let before = self.listed.len();
         let exceeds = |limit: i64, value: i64| limit > 0 && value > limit;
         while self.listed.len() > 1
@@ -137,7 +137,7 @@ impl Log {
     }
 
     /// Takes the oldest instructions from the list where a gap shows that trimming did so before.
-    pub(super) fn unlist_departed(&mut self) {
+    pub(crate) fn unlist_departed(&mut self) {
         let mut departed = 0;
         for (index, pair) in self.listed.iter().zip(self.listed.iter().skip(1)).enumerate() {
             let (stored, next) = pair;
@@ -154,7 +154,7 @@ impl Log {
     }
 
     /// Drops the tail or the head, kept instructions too.
-    pub(super) fn cut(&mut self, cut: Cut) {
+    pub(crate) fn cut(&mut self, cut: Cut) {
         match cut {
             Cut::After(seq) => {
                 while self.range(seq.saturating_add(1)..i64::MAX).next().is_some() {
@@ -197,7 +197,7 @@ impl Log {
     }
 
     /// Puts another message in a stored one's place; answers it, none if nothing is stored there.
-    pub(super) fn replace(&mut self, seq: i64, message: Message) -> Option<StoredMessage> {
+    pub(crate) fn replace(&mut self, seq: i64, message: Message) -> Option<StoredMessage> {
         let old = self.find(seq)?.clone();
         let new = StoredMessage { message: Arc::new(message), ..old.clone() };
         let (less, more) = (Tally::of(&old.message), Tally::of(&new.message));
@@ -217,14 +217,14 @@ impl Log {
     }
 
     /// Says of every message that Redis has it.
-    pub(super) fn confirm(&mut self) {
+    pub(crate) fn confirm(&mut self) {
         for stored in self.listed.iter_mut().chain(self.instructions.values_mut()) {
             stored.provisional = false;
         }
     }
 
     /// Makes this a log of the newest messages alone, as many as take at most so many bytes of memory.
-    pub(super) fn shorten(&mut self, memory: u64) {
+    pub(crate) fn shorten(&mut self, memory: u64) {
         self.forget_instructions();
         while self.tally.memory > memory && !self.listed.is_empty() {
             self.unlist_oldest();
@@ -232,12 +232,12 @@ impl Log {
     }
 
     /// Whether all kept instructions are known.
-    pub(super) fn knows_instructions(&self) -> bool {
+    pub(crate) fn knows_instructions(&self) -> bool {
         self.keeps_instructions
     }
 
     /// Knows of no instructions any more that outlive trimming.
-    pub(super) fn forget_instructions(&mut self) {
+    pub(crate) fn forget_instructions(&mut self) {
         self.keeps_instructions = false;
         self.instructions.clear();
         self.instruction_bytes = 0;
@@ -246,7 +246,7 @@ impl Log {
 
     /// Chooses the context of a thread of which all instructions are known, and the list as a whole if `is_whole`. None
     /// where older messages are needed.
-    pub(super) fn context(&self, budget: Budget, is_whole: bool) -> Option<Vec<StoredMessage>> {
+    pub(crate) fn context(&self, budget: Budget, is_whole: bool) -> Option<Vec<StoredMessage>> {
         let instructions: Vec<StoredMessage> = self.instructions.values().cloned().collect();
         let head_was_cut = self.listed.front().is_some_and(|oldest| oldest.seq > 1);
         let mut reach = FIRST_REACH;
@@ -264,7 +264,7 @@ impl Log {
     }
 
     /// Copies the messages up to a seq.
-    pub(super) fn up_to(&self, seq: i64) -> Self {
+    pub(crate) fn up_to(&self, seq: i64) -> Self {
         let mut copy = self.clone();
         copy.cut(Cut::After(seq));
         copy
@@ -272,11 +272,11 @@ impl Log {
 }
 
 /// A message that was just stored.
-pub(super) fn stored(message: &Message, seq: i64, commit_time: Timestamp) -> StoredMessage {
+pub(crate) fn stored(message: &Message, seq: i64, commit_time: Timestamp) -> StoredMessage {
     StoredMessage { seq, commit_time, provisional: false, message: Arc::new(message.clone()) }
 }
 
 /// A constant as the counters have it.
-pub(super) fn as_i64(value: usize) -> i64 {
+pub(crate) fn as_i64(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The seqs that a query asks for; refuses what lies beyond the thread, and cursors of another incarnation.
-pub(super) fn window(query: &MessagesQuery, thread: &Thread) -> Result<Range<i64>> {
+pub(crate) fn window(query: &MessagesQuery, thread: &Thread) -> Result<Range<i64>> {
     if query.cursor.as_ref().is_some_and(|cursor| cursor.epoch != thread.epoch) {
         return Err(Error::TokenStale);
     }
@@ -32,7 +32,7 @@ pub(super) fn window(query: &MessagesQuery, thread: &Thread) -> Result<Range<i64
 
 /// Takes one page of the messages in a window, given ascending, in the query's order; tells whether more follow. A
 /// page ends at the query's limit or before [`MAX_BATCH_BYTES`] are exceeded, but holds one message at least.
-pub(super) fn take<'a>(
+pub(crate) fn take<'a>(
     messages: impl DoubleEndedIterator<Item = &'a StoredMessage>,
     query: &MessagesQuery,
 ) -> (Vec<StoredMessage>, bool) {
@@ -44,7 +44,7 @@ pub(super) fn take<'a>(
 }
 
 /// Takes messages in the order given: at most `limit`, and so many bytes, but one at least. Tells whether more follow.
-pub(super) fn fill<'a>(
+pub(crate) fn fill<'a>(
     messages: impl Iterator<Item = &'a StoredMessage>,
     limit: usize,
     mut bytes: usize,

@@ -13,39 +13,39 @@ use crate::{
     },
 };
 
-pub(super) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
-pub(super) const TTL: Duration = Duration::from_mins(10);
-pub(super) const LIMITS: Limits = Limits { max_messages: 1000, max_bytes: 4 << 20 };
+pub(crate) const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+pub(crate) const TTL: Duration = Duration::from_mins(10);
+pub(crate) const LIMITS: Limits = Limits { max_messages: 1000, max_bytes: 4 << 20 };
 
-pub(super) fn call() -> Call {
+pub(crate) fn call() -> Call {
     Call::default()
 }
 
-pub(super) fn shared_only() -> Call {
+pub(crate) fn shared_only() -> Call {
     Call { require_shared: true, ..Call::default() }
 }
 
-pub(super) fn thread_id(id: &str) -> ThreadId {
+pub(crate) fn thread_id(id: &str) -> ThreadId {
     ThreadId::parse("id", id).unwrap()
 }
 
-pub(super) fn message_id(id: &str) -> MessageId {
+pub(crate) fn message_id(id: &str) -> MessageId {
     MessageId::parse("id", id).unwrap()
 }
 
-pub(super) fn owner(id: &str) -> Owner {
+pub(crate) fn owner(id: &str) -> Owner {
     Owner::parse("owner", id).unwrap()
 }
 
-pub(super) fn request(id: &str) -> RequestId {
+pub(crate) fn request(id: &str) -> RequestId {
     RequestId::parse("request_id", id).unwrap()
 }
 
-pub(super) fn ttl(ttl: Duration) -> Ttl {
+pub(crate) fn ttl(ttl: Duration) -> Ttl {
     Ttl::new("ttl", ttl).unwrap()
 }
 
-pub(super) fn profile() -> Profile {
+pub(crate) fn profile() -> Profile {
     Profile {
         owner: Some(owner("ada")),
         title: "trip".to_owned(),
@@ -57,7 +57,7 @@ pub(super) fn profile() -> Profile {
 }
 
 /// A message whose content is its role and size.
-pub(super) fn sized(id: &str, role: Role, size: u32) -> NewMessage {
+pub(crate) fn sized(id: &str, role: Role, size: u32) -> NewMessage {
     let mut digest = [0; 16];
     digest[..4].copy_from_slice(&size.to_be_bytes());
     digest[4] = u8::from(role.is_instruction());
@@ -76,29 +76,29 @@ pub(super) fn sized(id: &str, role: Role, size: u32) -> NewMessage {
 }
 
 /// A person's message of 100 bytes.
-pub(super) fn said(id: &str) -> NewMessage {
+pub(crate) fn said(id: &str) -> NewMessage {
     sized(id, Role::User, 100)
 }
 
 /// An instruction of 100 bytes.
-pub(super) fn instructed(id: &str) -> NewMessage {
+pub(crate) fn instructed(id: &str) -> NewMessage {
     sized(id, Role::System, 100)
 }
 
-pub(super) fn new_thread(id: &str, messages: Vec<NewMessage>) -> NewThread {
+pub(crate) fn new_thread(id: &str, messages: Vec<NewMessage>) -> NewThread {
     NewThread { id: thread_id(id), profile: profile(), messages, request_id: None }
 }
 
-pub(super) fn append(id: &str, messages: Vec<NewMessage>) -> Append {
+pub(crate) fn append(id: &str, messages: Vec<NewMessage>) -> Append {
     Append { id: thread_id(id), messages, owner: None, create: None, etag: None }
 }
 
-pub(super) fn append_or_create(id: &str, messages: Vec<NewMessage>) -> Append {
+pub(crate) fn append_or_create(id: &str, messages: Vec<NewMessage>) -> Append {
     Append { create: Some(ttl(TTL)), ..append(id, messages) }
 }
 
 /// All messages, ascending, without renewal.
-pub(super) fn pages(id: &str, limit: usize) -> MessagesQuery {
+pub(crate) fn pages(id: &str, limit: usize) -> MessagesQuery {
     MessagesQuery {
         id: thread_id(id),
         after_seq: 0,

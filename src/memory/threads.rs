@@ -17,7 +17,7 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, Limits, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Profile, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Trim, Ttl, UpdatedMessage,
-        journal::{Replay, Replayed},
+        replay::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };
@@ -241,7 +241,7 @@ impl<C: Clock> ThreadStore for MemoryThreads<C> {
 }
 
 /// The thread that an append creates where there is none, if it may.
-pub(super) fn thread_for(append: &Append) -> Option<NewThread> {
+pub(crate) fn thread_for(append: &Append) -> Option<NewThread> {
     let ttl = append.create.filter(|_| append.etag.is_none())?;
     let profile = Profile {
         owner: append.owner.clone(),

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     threads::{
         MessageId, Profile, Thread,
-        journal::{Origin, Replay, Replayed},
+        replay::{Origin, Replay, Replayed},
     },
 };
 

@@ -20,7 +20,7 @@ use crate::{
         Limits, MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Message, MessageUpdate, MessagesPage, MessagesQuery,
         NewMessage, NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange,
         ThreadId, ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
-        journal::{Replay, Replayed},
+        replay::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };

@@ -12,14 +12,16 @@ use crate::{
     clock::{Clock, SystemClock, Timestamp},
     diagnostics::{Diagnostics, RedisStatus, Tells},
     error::{Error, Result},
-    fallback::{Fallback, FallbackBreakers, Handover, Reachability, State},
     grpc::{self, Backend},
-    journal::{FileJournal, Opened, SyncPolicy},
-    memory::{JournalBounds, MemoryBreakers, MemoryCopies},
+    memory::MemoryBreakers,
+    outage::{
+        Fallback, FallbackBreakers, FileJournal, Handover, JournalBounds, MemoryCopies, Opened, Reachability,
+        State, SyncPolicy, ThreadCopies,
+    },
     redis::{Known, Notifications, Redis, RedisBreakers, RedisClock, RedisThreads, Ring},
     settings::{FallbackSettings, Fsync, Settings},
     shutdown::Shutdown,
-    threads::{copies::ThreadCopies, watch::Wakers},
+    threads::watch::Wakers,
 };
 
 /// How long a probe may take before it is taken for a failure anyway.

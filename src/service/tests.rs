@@ -12,12 +12,12 @@ use crate::{
         watch::{Event as BreakerEvent, Interest, Watch},
     },
     call::{Call, Source},
-    fallback::{Fallback, FallbackBreakers, Handover, Reachability, State},
-    memory::{JournalBounds, MemoryCopies},
+    outage::{
+        Fallback, FallbackBreakers, Handover, JournalBounds, MemoryCopies, Reachability, State, ThreadCopies,
+    },
     threads::{
         Append, Digest, Message, MessageId, NewMessage, NewThread, Profile, Role, ThreadId, Trim,
-        copies::ThreadCopies,
-        journal::Replayed,
+        replay::Replayed,
         watch::{Event, Since, ThreadWatch},
     },
 };

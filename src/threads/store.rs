@@ -5,7 +5,7 @@ use std::future::Future;
 use super::{
     Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage, MessagesQuery,
     NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
-    journal::{Replay, Replayed},
+    replay::{Replay, Replayed},
     watch::{Followed, Since},
 };
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// For each part of the crate, the parts that it may name.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("error", &[]),
     ("clock", &[]),
     ("call", &["clock"]),
@@ -20,8 +20,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("breakers", &["error", "clock", "call", "doorbell", "shutdown"]),
     ("memory", &["threads", "breakers", "error", "clock", "call"]),
     ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings", "diagnostics"]),
-    ("journal", &["threads", "error", "clock", "shutdown"]),
-    ("fallback", &["threads", "breakers", "error", "clock", "call"]),
+    ("outage", &["redis", "memory", "threads", "breakers", "error", "clock", "call", "shutdown"]),
     ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics"]),
 ];
 
@@ -29,7 +28,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
 const ONLY_IN: [(&str, &[&str]); 4] = [
     ("bb8_redis", &["redis"]),
     ("tonic", &["grpc"]),
-    ("prost", &["grpc", "journal"]),
+    ("prost", &["grpc", "outage"]),
     ("std::env", &["settings"]),
 ];
 

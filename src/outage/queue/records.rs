@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Journal, Run, Touch};
 use crate::{
     clock::Timestamp,
-    threads::journal::{Entry, JournalFile, Origin, Receipt, Record, RunId},
+    threads::replay::{Entry, JournalFile, Origin, Receipt, Record, RunId},
 };
 
 /// The file is written anew when it holds more than twice what waits and so many bytes.
@@ -13,13 +13,13 @@ const SLACK: u64 = 4 << 20;
 
 impl Journal {
     /// Writes what waits to a file, too, from now on.
-    pub(in crate::memory) fn write_to(&mut self, file: Arc<dyn JournalFile>) {
+    pub(in crate::outage) fn write_to(&mut self, file: Arc<dyn JournalFile>) {
         drop(file.replace(self.records()));
         self.file = Some(file);
     }
 
     /// Answers once what was accepted so far is in the file.
-    pub(in crate::memory) fn receipt(&self) -> Option<Receipt> {
+    pub(in crate::outage) fn receipt(&self) -> Option<Receipt> {
         self.write(Vec::new())
     }
 
@@ -32,7 +32,7 @@ impl Journal {
     }
 
     /// Tries again to write what could not be written before.
-    pub(in crate::memory) fn mend(&self) {
+    pub(in crate::outage) fn mend(&self) {
         if let Some(file) = &self.file
             && file.has_failed()
         {
@@ -47,7 +47,7 @@ impl Journal {
     }
 
     /// Takes in what a journal file says. Answers, for each run that memory is to answer for, its thread and messages.
-    pub(in crate::memory) fn restore(
+    pub(in crate::outage) fn restore(
         &mut self,
         records: Vec<Record>,
         (now, until): (Timestamp, Timestamp),

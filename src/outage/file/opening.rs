@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::{SystemClock, fresh_id},
-    threads::journal::Record,
+    threads::replay::Record,
 };
 
 /// A file that is open, and what it held.

@@ -40,7 +40,7 @@ use std::{
 
 use crate::{
     shutdown::Shutdown,
-    threads::journal::{JournalFile, Receipt, Record},
+    threads::replay::{JournalFile, Receipt, Record},
 };
 
 use opening::Found;

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     shutdown::Shutdown,
-    threads::journal::{Receipt, Record},
+    threads::replay::{Receipt, Record},
 };
 
 /// Appends are written together as long as they take about so many bytes: so much more memory than what waits.

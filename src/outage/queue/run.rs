@@ -12,7 +12,7 @@ use crate::{
     memory::footprint::{self, THREAD_OVERHEAD, Tally},
     threads::{
         Digest, Message, MessageId, Owner, Thread, ThreadId, Ttl,
-        journal::{Entry, MAX_REPLAY, MAX_REPLAY_BYTES, Origin, ParkedRun, Record, Replay, Replayed, RunId},
+        replay::{Entry, MAX_REPLAY, MAX_REPLAY_BYTES, Origin, ParkedRun, Record, Replay, Replayed, RunId},
     },
 };
 
@@ -38,7 +38,7 @@ enum Kind {
 
 /// A renewal, with a new time to live if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::memory) struct Touch(pub(in crate::memory) Option<Ttl>);
+pub(in crate::outage) struct Touch(pub(in crate::outage) Option<Ttl>);
 
 /// Whether the thread is to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::{Guarded, Known, Observed, Reachability, TellsOfThread, ThreadCopies};
 use crate::{
     call::{Answer, Call},
     error::{Error, Result},
@@ -21,22 +22,10 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Ttl, UpdatedMessage,
-        copies::{Known, Observed, TellsOfThread, ThreadCopies},
-        journal::{Replay, Replayed},
+        replay::{Replay, Replayed},
         watch::{Followed, Found, MAX_FOLLOWED, Place, Since},
     },
 };
-
-mod breakers;
-mod handover;
-mod reachability;
-mod reconcile;
-mod watch;
-
-pub use breakers::FallbackBreakers;
-pub use handover::Handover;
-pub use reachability::{Guarded, Reachability, State};
-pub use watch::FallbackWatch;
 
 /// A write is refused by Redis so long after its call's deadline, at the latest.
 const GRACE: Duration = Duration::from_secs(1);
@@ -44,9 +33,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Threads on a shared store, with copies in memory for its outages.
 #[derive(Debug)]
 pub struct Fallback<S, C> {
-    shared: Arc<S>,
-    copies: Arc<C>,
-    reachability: Arc<Reachability>,
+    pub(super) shared: Arc<S>,
+    pub(super) copies: Arc<C>,
+    pub(super) reachability: Arc<Reachability>,
     /// For so long a write that was given up may still happen in the shared store.
     late: Duration,
 }

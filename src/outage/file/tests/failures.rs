@@ -161,7 +161,8 @@ async fn what_a_full_disk_took_of_an_append_is_cut_off() {
         return fill_the_disk().await;
     }
     let this = fs::read_link("/proc/self/exe").unwrap();
-    let name = "journal::tests::failures::what_a_full_disk_took_of_an_append_is_cut_off";
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let name = format!("{module}::what_a_full_disk_took_of_an_append_is_cut_off");
     let output = Command::new("bash")
         .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" --exact \"$1\""])
         .args([this.as_os_str(), name.as_ref()])

@@ -6,7 +6,7 @@ use super::{Result, missing, ttl_of};
 use crate::{
     clock::Timestamp,
     error::Violation,
-    threads::{Owner, Parent, Profile, RequestId, Thread, ThreadId, Trim, journal::Origin},
+    threads::{Owner, Parent, Profile, RequestId, Thread, ThreadId, Trim, replay::Origin},
 };
 
 #[derive(Clone, PartialEq, prost::Message)]

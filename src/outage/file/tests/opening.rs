@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use super::*;
-use crate::journal::format::{self, Marker};
+use crate::outage::file::format::{self, Marker};
 
 fn refusal(path: &Path) -> String {
     let refused = FileJournal::open(path, SyncPolicy::Always, &Shutdown::new()).unwrap_err().to_string();

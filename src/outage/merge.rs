@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Fallback, Guarded, State};
+use super::{Fallback, Guarded, Progress, State, ThreadCopies};
 use crate::{
     call::{Call, Serving, ServingMode},
     clock::Clock,
@@ -18,8 +18,7 @@ use crate::{
     threads::{
         ContextQuery, Thread, ThreadId, ThreadStore,
         context::Budget,
-        copies::{Progress, ThreadCopies},
-        journal::{JournalStatus, RunId},
+        replay::{JournalStatus, RunId},
     },
 };
 

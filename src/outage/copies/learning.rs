@@ -3,7 +3,8 @@
 
 use std::cmp::Ordering;
 
-use super::held::HeldThread;
+use super::copy::HeldThread;
+use crate::outage::observed::Observed;
 use crate::{
     clock::Timestamp,
     memory::{
@@ -13,7 +14,7 @@ use crate::{
     },
     threads::{
         Append, Appended, Context, Cut, IDS_GENERATION, Message, MessagesPage, MessagesQuery, NewMessage,
-        NewThread, StoredMessage, Thread, ThreadId, copies::Observed,
+        NewThread, StoredMessage, Thread, ThreadId,
     },
 };
 

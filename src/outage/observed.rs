@@ -2,10 +2,10 @@
 
 use std::{future::Future, time::Duration};
 
-use super::{
+use crate::threads::{
     Append, Appended, Context, Cut, MessagesPage, MessagesQuery, NewThread, Owner, Thread, ThreadId,
     ThreadStore, ThreadsPage, UpdatedMessage,
-    journal::{JournalStatus, Replay, Replayed, RunId},
+    replay::{JournalStatus, Replay, Replayed, RunId},
     watch::Followed,
 };
 

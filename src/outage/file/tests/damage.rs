@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::journal::{encoding, format};
+use crate::outage::file::{encoding, format};
 
 /// Small appends, one of them of two records.
 fn appends() -> Vec<Vec<Record>> {

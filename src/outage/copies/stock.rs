@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::held::HeldThread;
+use super::copy::HeldThread;
 use crate::{
     call::{Answer, Source},
     clock::Timestamp,

@@ -16,7 +16,7 @@ use crate::{
     threads::{
         Digest, MAX_BATCH, Message, MessageId, Owner, Parent, Profile, RequestId, Role, Thread, ThreadId,
         ToolRef, Trim, Ttl,
-        journal::{Entry, Origin, RunId},
+        replay::{Entry, Origin, RunId},
     },
 };
 

@@ -17,7 +17,7 @@ use super::{
     format::{self, HEADER, Marker},
     place::{self, Place},
 };
-use crate::threads::journal::Record;
+use crate::threads::replay::Record;
 
 /// How long [`SyncPolicy::EverySecond`] leaves what was written to the operating system.
 const SYNC_EVERY: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use crate::outage::queue::{Base, Journal};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
@@ -10,7 +11,6 @@ use crate::{
         batch,
         footprint::{self, THREAD_OVERHEAD, Tally},
         ids::{MessageIds, Use},
-        journal::{Base, Journal},
         log::{self, Log},
         page,
     },
@@ -18,7 +18,7 @@ use crate::{
         Append, Appended, AppendedMessage, Context, ContextQuery, Digest, IDS_GENERATION, Limits,
         MAX_BATCH_BYTES, Message, MessageId, MessagesPage, MessagesQuery, NewMessage, NewThread, RequestId,
         StoredMessage, Thread, Ttl,
-        journal::{Entry, Origin},
+        replay::{Entry, Origin},
         watch::{Followed, Found, MAX_FOLLOWED, Since},
     },
 };

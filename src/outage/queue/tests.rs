@@ -7,7 +7,7 @@ use crate::{
     memory::samples::{START, new_thread, said, sized, thread_id, ttl},
     threads::{
         Digest, MessageId, NewMessage, Role, Thread,
-        journal::{MAX_REPLAY, MAX_REPLAY_BYTES},
+        replay::{MAX_REPLAY, MAX_REPLAY_BYTES},
     },
 };
 

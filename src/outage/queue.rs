@@ -17,13 +17,13 @@ use crate::{
     error::{Error, Result},
     threads::{
         Owner, Thread, ThreadId,
-        journal::{
+        replay::{
             Entry, JournalFile, JournalStatus, Origin, ParkedRun, Receipt, Record, Replay, Replayed, RunId,
         },
     },
 };
 
-mod file;
+mod records;
 mod run;
 #[cfg(test)]
 mod tests;

@@ -11,32 +11,31 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    journal::{Base, Journal, JournalBounds},
-    lock,
-    threads::thread_for,
+    observed::{Known, Observed, Progress, ThreadCopies},
+    queue::{Base, Journal, JournalBounds},
 };
 use crate::{
     call::{Answer, Call},
     clock::{Clock, Timestamp, fresh_id},
     error::{Error, Result},
+    memory::{lock, thread_for},
     threads::{
         Append, Appended, Context, ContextQuery, Cut, Digest, Fork, Guard, Limits, Message, MessageUpdate,
         MessagesPage, MessagesQuery, NewThread, Owner, Swept, Thread, ThreadChange, ThreadId, ThreadStore,
         ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
-        copies::{Known, Observed, Progress, ThreadCopies},
-        journal::{JournalFile, JournalStatus, Receipt, Record, Replay, Replayed, RunId},
+        replay::{JournalFile, JournalStatus, Receipt, Record, Replay, Replayed, RunId},
         watch::{Followed, Since},
     },
 };
 
 mod accepting;
-mod held;
+mod copy;
 mod learning;
 mod stock;
 #[cfg(test)]
 mod tests;
 
-use held::HeldThread;
+use copy::HeldThread;
 use stock::Stock;
 
 /// Keeps copies of at most `max_threads` threads and `max_bytes` of memory; the one used longest ago goes first, never one

@@ -1,15 +1,13 @@
 //! What an outage brings to copies and journal at once: writes that are accepted, and what their replay came to.
 
 use super::{Accepting, Held, HeldThread, Moment};
+use crate::outage::observed::Progress;
 use crate::{
     call::Answer,
     clock::Timestamp,
     error::Result,
-    memory::journal::{Accepted, Settled, Touch},
-    threads::{
-        Append, Appended, Digest, Limits, Message, NewThread, Thread, ThreadId, Ttl, copies::Progress,
-        journal::Origin,
-    },
+    outage::queue::{Accepted, Settled, Touch},
+    threads::{Append, Appended, Digest, Limits, Message, NewThread, Thread, ThreadId, Ttl, replay::Origin},
 };
 
 impl Held {

@@ -15,7 +15,7 @@ use crate::{
     error::Violation,
     threads::{
         Digest, MAX_BATCH, Message, MessageId, Role, ToolRef, Ttl,
-        journal::{Entry, Record, RunId},
+        replay::{Entry, Record, RunId},
     },
 };
 
