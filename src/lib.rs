@@ -36,27 +36,28 @@
 //!
 //! # The path of one request
 //!
-//! An `AppendMessages` arrives at `grpc`: the layer around every call notes its deadline, and refuses it if the process
-//! ends or has too many; `grpc::requests` parses the message into [`threads::Append`], with every violation of a limit
-//! in one answer. [`outage::Fallback`] asks the Redis store under [`outage::Reachability::guard`]. That is one
-//! script: it looks up each message id, compares the etag, checks the limits, and only then pushes the messages, trims,
-//! and gives all keys of the thread one expiry. The answer goes by memory, which learns it, to the caller, who is told
-//! that Redis answered. Had Redis fallen silent, a probe would have found that within 200 ms, and memory would have
-//! accepted the append as provisional and said so, once the journal file has it, where there is one.
+//! An `AppendMessages` arrives at `grpc`. The layer around every call notes its deadline, and refuses the call if the
+//! process ends or has too many. `grpc::requests` parses the message into [`threads::Append`]; one answer names every
+//! violation of a limit. [`outage::Fallback`] asks Redis under [`outage::Reachability::guard`]. That is one script: it
+//! looks up each message id, compares the etag, checks the limits, and only then appends the messages, trims, and gives
+//! all keys of the thread one expiry. Memory learns from the answer, and the caller is told that Redis answered. If Redis
+//! had fallen silent, a probe would have found that within 200 ms. Memory would then have accepted the append as
+//! provisional and said so, after the journal file had it, where there is one.
 //!
 //! # What an outage leaves
 //!
-//! What memory accepts is a *run* ([`threads::replay`]): the messages of one thread, in order, with the thread as it was
-//! before. Memory answers for such a thread, and only for such, until its run is merged; so nobody misses what was
-//! acknowledged to him, and what is appended meanwhile joins the tail. When Redis answers again,
-//! [`outage::Fallback::reconcile`] replays each run by the script that appends: the message ids make a second time
-//! harmless, and what was given up at a timeout is replayed only once it cannot happen any more by itself. What a step comes
-//! to ([`threads::replay::Replayed`]) decides how it goes on: a thread that is gone is created from the copy and the run, a
-//! deleted one takes nothing, another owner's is left alone, what a failover lost is appended again. What Redis refuses
-//! is put aside and tried again; nothing leaves a run before Redis has it or can never have it.
+//! What memory accepts for one thread is a *pending batch*: the messages in order, with the thread as it was before.
+//! Memory answers for such a thread, and only for such a thread, until its batch is merged. So no caller misses what was
+//! acknowledged to it, and later appends join the end of the batch. When Redis answers again,
+//! [`outage::Fallback::reconcile`] replays each batch by the script that appends. The message ids make a second replay
+//! harmless. A write that was given up at a timeout is replayed only when its first attempt cannot happen any more. Each
+//! step comes to one of [`threads::replay::Replayed`], and the merge decides by that alone: it creates a thread that is
+//! gone from the copy and the batch; it drops what was accepted for a deleted thread; it leaves another owner's thread
+//! alone; it appends again what a failover lost. A step that Redis refuses is parked and tried again. No write leaves a
+//! batch before Redis has it, or can never have it.
 //!
-//! The process says how it serves ([`call::ServingMode`]): SHARED, DEGRADED while Redis is away, RECONCILING until no run
-//! waits, SHARED again.
+//! The process says how it serves ([`call::ServingMode`]): SHARED, DEGRADED while Redis is away, RECONCILING until no
+//! batch waits, SHARED again.
 //!
 //! # How a breaker changes
 //!
@@ -108,7 +109,7 @@
 //! 8. A lost notification costs time, never correctness; what is answered without asking Redis is at most 2 s old
 //!    ([`doorbell::TRUSTED_FOR`]).
 //! 9. What memory cannot answer honestly is an error that says so, never "not found" and never an empty page.
-//! 10. What was acknowledged is in Redis, or in a run that is bounded by refusing more, never by dropping.
+//! 10. An acknowledged write is in Redis, or in a pending batch. Batches are bounded: more writes are refused, none is dropped.
 
 pub mod breakers;
 pub mod call;

@@ -11,7 +11,7 @@ use crate::{error::Error, threads::ThreadId};
 
 pub(crate) mod batch;
 mod breakers;
-mod conversation;
+pub(crate) mod conversation;
 pub(crate) mod footprint;
 mod history;
 pub(crate) mod ids;

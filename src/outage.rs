@@ -6,20 +6,19 @@
 
 mod breakers;
 mod copies;
+mod copy;
 mod file;
 mod handover;
 mod merge;
-mod observed;
 mod queue;
 mod reachability;
 mod route;
 mod watch;
 
 pub use breakers::FallbackBreakers;
-pub use copies::MemoryCopies;
+pub use copies::Copies;
 pub use file::{FileJournal, OpenError, Opened, SyncPolicy};
 pub use handover::Handover;
-pub use observed::{Known, Observed, Progress, TellsOfThread, ThreadCopies};
 pub use queue::JournalBounds;
 pub use reachability::{Guarded, Reachability, State};
 pub use route::Fallback;

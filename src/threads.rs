@@ -18,7 +18,7 @@ pub mod watch;
 pub use bells::{ThreadBell, ThreadBells};
 pub use ids::{MAX_ID, MAX_NEW_ID, MessageId, Owner, RequestId, ThreadId};
 pub use message::{Digest, Message, NewMessage, Revise, Role, StoredMessage, ToolRef};
-pub use store::ThreadStore;
+pub use store::{SharedThreads, ThreadStore};
 
 /// The largest message on the wire, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 2 << 20;
@@ -132,6 +132,26 @@ pub struct Thread {
 }
 
 impl Thread {
+    /// A new thread without messages, which expires by nobody's clock yet.
+    pub fn new(id: ThreadId, profile: Profile, epoch: String, now: Timestamp) -> Self {
+        Self {
+            id,
+            profile,
+            epoch,
+            revision: 1,
+            message_count: 0,
+            first_seq: 0,
+            last_seq: 0,
+            token_count: 0,
+            size_bytes: 0,
+            parent: None,
+            create_time: now,
+            update_time: now,
+            expire_time: None,
+            local: false,
+        }
+    }
+
     /// The version that a compare-and-set names: the incarnation and the revision in it.
     pub fn etag(&self) -> String {
         etag(&self.epoch, self.revision, self.local)

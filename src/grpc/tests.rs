@@ -39,7 +39,6 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery,
         UpdatedMessage,
-        replay::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };
@@ -74,10 +73,6 @@ impl ThreadStore for Waiting {
     }
 
     fn create(&self, _: &Call, _: &NewThread) -> impl Future<Output = Ended<Appended>> + Send {
-        refused()
-    }
-
-    fn reincarnate(&self, _: &Call, _: &Thread) -> impl Future<Output = Ended<Thread>> + Send {
         refused()
     }
 
@@ -130,10 +125,6 @@ impl ThreadStore for Waiting {
     }
 
     fn fork(&self, _: &Call, _: &Fork) -> impl Future<Output = Ended<Thread>> + Send {
-        refused()
-    }
-
-    fn replay(&self, _: &Call, _: &Replay) -> impl Future<Output = Result<Replayed>> + Send {
         refused()
     }
 

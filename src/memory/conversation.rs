@@ -16,8 +16,8 @@ use crate::{
     error::{Error, Result},
     threads::{
         Append, Appended, AppendedMessage, Context, ContextQuery, IDS_GENERATION, Limits, MessagesPage,
-        MessagesQuery, NewMessage, NewThread, Parent, Profile, REQUESTS_KEPT, RequestId, Thread, ThreadId,
-        Ttl,
+        MessagesQuery, NewMessage, NewThread, Owner, Parent, Profile, REQUESTS_KEPT, RequestId, Thread,
+        ThreadId, Ttl,
     },
 };
 
@@ -28,11 +28,11 @@ mod tests;
 
 /// What may happen to a thread while a write looks at it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Of one thread.
-    pub(super) limits: Limits,
+    pub(crate) limits: Limits,
     /// In the whole store.
-    pub(super) room: Room,
+    pub(crate) room: Room,
 }
 
 /// Which kind of write a request id was given for; the same id may serve several.
@@ -45,7 +45,7 @@ enum Kind {
 
 /// Which request made a thread; the same id in a request of the other kind is another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Creator {
+pub(crate) enum Creator {
     /// A creation.
     Create(RequestId),
     /// A fork.
@@ -54,18 +54,30 @@ pub(super) enum Creator {
 
 /// One incarnation of a thread.
 #[derive(Debug)]
-pub(super) struct Conversation {
-    thread: Thread,
-    log: Log,
-    ids: MessageIds,
+pub(crate) struct Conversation {
+    pub(crate) thread: Thread,
+    pub(crate) log: Log,
+    pub(crate) ids: MessageIds,
     /// The last writes that named a request id, oldest first.
     requests: VecDeque<(Kind, RequestId)>,
-    created_by: Option<Creator>,
+    pub(crate) created_by: Option<Creator>,
     /// What watchers are told beside appends.
     history: History,
 }
 
 impl Conversation {
+    /// A thread with a log of its messages, of which nothing else is known.
+    pub(crate) fn known(thread: Thread, log: Log) -> Self {
+        Self {
+            thread,
+            log,
+            ids: MessageIds::default(),
+            requests: VecDeque::new(),
+            created_by: None,
+            history: History::default(),
+        }
+    }
+
     /// Begins a thread without messages.
     fn begin(
         id: ThreadId,
@@ -74,36 +86,14 @@ impl Conversation {
         epoch: String,
         now: Timestamp,
     ) -> Self {
-        let thread = Thread {
-            id,
-            profile,
-            epoch,
-            revision: 1,
-            message_count: 0,
-            first_seq: 0,
-            last_seq: 0,
-            token_count: 0,
-            size_bytes: 0,
-            parent: None,
-            create_time: now,
-            update_time: now,
-            expire_time: None,
-            local: false,
-        };
-        let mut conversation = Self {
-            thread,
-            log: Log::whole(),
-            ids: MessageIds::default(),
-            requests: VecDeque::new(),
-            created_by,
-            history: History::default(),
-        };
+        let mut conversation = Self::known(Thread::new(id, profile, epoch, now), Log::whole());
+        conversation.created_by = created_by;
         conversation.renew(now);
         conversation
     }
 
     /// Creates a thread with its first messages.
-    pub(super) fn create(
+    pub(crate) fn create(
         new: &NewThread,
         epoch: String,
         limits: Limits,
@@ -125,7 +115,7 @@ impl Conversation {
     }
 
     /// Answers the creation of a thread that exists: as before if it is the same request, else not at all.
-    pub(super) fn repeat_creation(&self, new: &NewThread) -> Result<Appended> {
+    pub(crate) fn repeat_creation(&self, new: &NewThread) -> Result<Appended> {
         if !self.was_created_by(new.request_id.clone().map(Creator::Create).as_ref()) {
             return Err(Error::ThreadExists { id: new.id.to_string() });
         }
@@ -134,17 +124,17 @@ impl Conversation {
     }
 
     /// Whether the request made this thread.
-    pub(super) fn was_created_by(&self, creator: Option<&Creator>) -> bool {
+    pub(crate) fn was_created_by(&self, creator: Option<&Creator>) -> bool {
         creator.is_some() && creator == self.created_by.as_ref()
     }
 
     /// The thread as it is.
-    pub(super) fn thread(&self) -> &Thread {
+    pub(crate) fn thread(&self) -> &Thread {
         &self.thread
     }
 
     /// The bytes of memory that it takes.
-    pub(super) fn footprint(&self) -> u64 {
+    pub(crate) fn footprint(&self) -> u64 {
         let requests: usize =
             self.requests.iter().map(|(kind, id)| size_of_val(kind) + id.as_str().len()).sum();
         THREAD_OVERHEAD
@@ -156,10 +146,8 @@ impl Conversation {
     }
 
     /// Appends messages, all or none, and renews.
-    pub(super) fn append(&mut self, append: &Append, bounds: Bounds, now: Timestamp) -> Result<Appended> {
-        if append.owner.is_some() && append.owner != self.thread.profile.owner {
-            return Err(Error::OwnerMismatch { id: self.thread.id.to_string() });
-        }
+    pub(crate) fn append(&mut self, append: &Append, bounds: Bounds, now: Timestamp) -> Result<Appended> {
+        self.check_owner(append.owner.as_ref())?;
         let previous_last_seq = self.thread.last_seq;
         let verdicts = batch::judge(&append.messages, previous_last_seq, |id| self.ids.find(id))?;
         let fresh = batch::fresh(&append.messages, &verdicts);
@@ -192,7 +180,7 @@ impl Conversation {
     }
 
     /// Pages through messages.
-    pub(super) fn messages(&mut self, query: &MessagesQuery, now: Timestamp) -> Result<MessagesPage> {
+    pub(crate) fn messages(&mut self, query: &MessagesQuery, now: Timestamp) -> Result<MessagesPage> {
         if query.cursor.as_ref().is_some_and(|cursor| cursor.local) {
             return Err(Error::TokenStale);
         }
@@ -205,7 +193,7 @@ impl Conversation {
     }
 
     /// Reads the newest messages that fit.
-    pub(super) fn context(&mut self, query: &ContextQuery, now: Timestamp) -> Result<Context> {
+    pub(crate) fn context(&mut self, query: &ContextQuery, now: Timestamp) -> Result<Context> {
         let chosen = self.log.context(query.budget, true);
         let messages = chosen.ok_or_else(|| Error::Internal("a whole thread has a context".into()))?;
         if query.renew {
@@ -215,7 +203,7 @@ impl Conversation {
     }
 
     /// Renews, with a new time to live if one is given.
-    pub(super) fn touch(&mut self, ttl: Option<Ttl>, now: Timestamp) {
+    pub(crate) fn touch(&mut self, ttl: Option<Ttl>, now: Timestamp) {
         if let Some(ttl) = ttl {
             self.thread.profile.ttl = ttl;
         }
@@ -223,7 +211,7 @@ impl Conversation {
     }
 
     /// Copies the thread up to a message, 0 for all, into an independent one.
-    pub(super) fn fork(
+    pub(crate) fn fork(
         &self,
         at_seq: i64,
         id: ThreadId,
@@ -250,8 +238,16 @@ impl Conversation {
         Ok(copy)
     }
 
+    /// Refuses an owner that is not the thread's; none stands for any.
+    pub(crate) fn check_owner(&self, owner: Option<&Owner>) -> Result<()> {
+        if owner.is_some() && owner != self.thread.profile.owner.as_ref() {
+            return Err(Error::OwnerMismatch { id: self.thread.id.to_string() });
+        }
+        Ok(())
+    }
+
     /// Compares the etag given, if one is, with the thread's.
-    pub(super) fn check_etag(&self, given: Option<&str>) -> Result<()> {
+    pub(crate) fn check_etag(&self, given: Option<&str>) -> Result<()> {
         let current = self.thread.etag();
         if given.is_none_or(|given| given == current) { Ok(()) } else { Err(Error::EtagMismatch { current }) }
     }
@@ -269,13 +265,13 @@ impl Conversation {
     }
 
     /// Makes a write visible: the next revision, as of now.
-    fn revise(&mut self, now: Timestamp) {
+    pub(crate) fn revise(&mut self, now: Timestamp) {
         self.thread.revision += 1;
         self.thread.update_time = now;
     }
 
     /// Lets the thread live for one time to live from now on.
-    pub(super) fn renew(&mut self, now: Timestamp) {
+    pub(crate) fn renew(&mut self, now: Timestamp) {
         let profile = &self.thread.profile;
         self.thread.expire_time = (!profile.pinned).then(|| now.plus(profile.ttl.as_duration()));
     }

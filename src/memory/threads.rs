@@ -17,7 +17,6 @@ use crate::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, Limits, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Profile, Swept, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage,
         ThreadsQuery, Trim, Ttl, UpdatedMessage,
-        replay::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };
@@ -210,15 +209,6 @@ impl<C: Clock> ThreadStore for MemoryThreads<C> {
             stock.insert(copy)?;
             Ok(thread)
         })
-    }
-
-    async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
-        // This memory is the only truth: it loses no writes.
-        self.get(call, &thread.id, false).await
-    }
-
-    async fn replay(&self, _: &Call, _: &Replay) -> Result<Replayed> {
-        Err(Error::NeedsShared("a replay"))
     }
 
     async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {

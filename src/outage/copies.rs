@@ -1,18 +1,18 @@
-//! Copies of shared threads, to answer from while Redis is unreachable. `learning` tells what an answer of Redis
-//! teaches, `held` what one copy can answer and accept, `stock` which copies stay, `accepting` goes between these and the
-//! journal.
+//! What this process's memory knows of shared threads, behind one lock: copies to answer from while Redis is unreachable,
+//! and the queue of writes that were accepted meanwhile.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    observed::{Known, Observed, Progress, ThreadCopies},
-    queue::{Base, Journal, JournalBounds},
+    copy::{News, ThreadCopy},
+    file::FileJournal,
+    queue::{JournalBounds, Queue, Write},
 };
 use crate::{
     call::{Answer, Call},
@@ -20,107 +20,232 @@ use crate::{
     error::{Error, Result},
     memory::{lock, thread_for},
     threads::{
-        Append, Appended, Context, ContextQuery, Cut, Digest, Fork, Guard, Limits, Message, MessageUpdate,
-        MessagesPage, MessagesQuery, NewThread, Owner, Swept, Thread, ThreadChange, ThreadId, ThreadStore,
-        ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
-        replay::{JournalFile, JournalStatus, Receipt, Record, Replay, Replayed, RunId},
+        Append, Appended, Context, ContextQuery, Digest, Limits, Message, MessagesPage, MessagesQuery,
+        NewThread, Thread, ThreadId, Ttl,
+        replay::{JournalStatus, Origin, Receipt, Record},
         watch::{Followed, Since},
     },
 };
 
-mod accepting;
-mod copy;
-mod learning;
-mod stock;
+mod lru;
+mod replaying;
 #[cfg(test)]
 mod tests;
 
-use copy::HeldThread;
-use stock::Stock;
+use lru::Lru;
 
-/// Keeps copies of at most `max_threads` threads and `max_bytes` of memory; the one used longest ago goes first, never one
-/// with writes that only memory has. Those are on the journal, which has bounds of its own: what would exceed them is
-/// [`Error::JournalFull`].
+/// Keeps copies of at most `max_threads` threads and `max_bytes` of memory; the copy used longest ago goes first, never one
+/// with writes that only memory has. Those are in the queue, which has bounds of its own: a write that would exceed them
+/// is [`Error::JournalFull`].
 ///
-/// A copy with such writes learns nothing more from the shared store until they are merged, and outlives its expiry till
-/// then, though nothing is served from it.
-pub struct MemoryCopies<C> {
-    clock: C,
+/// A copy knows the metadata of its thread and one unbroken run of messages that ends at the thread's last seq. A write of
+/// another process shows as a gap in `previous_last_seq` or in the revision, and cuts the run there. What a copy cannot
+/// answer honestly is [`Error::NeedsShared`], never "not found" and never an empty page.
+///
+/// A copy in which writes wait learns nothing more from Redis until they are merged, and outlives its expiry till then,
+/// though nothing is served from it.
+pub struct Copies {
+    clock: Arc<dyn Clock>,
     limits: Limits,
     digest_of: fn(&Message) -> Digest,
-    held: Mutex<Held>,
-    stirred: Notify,
+    known: Mutex<Known>,
+    changed: Notify,
 }
 
-/// The copies, and what waits in them.
+/// The copies, and the writes that wait in them.
 #[derive(Debug)]
-struct Held {
-    stock: Stock,
-    journal: Journal,
+pub(crate) struct Known {
+    copies: Lru,
+    pub(crate) queue: Queue,
 }
 
-/// When a write is accepted, and until when a first attempt of it may still happen in Redis.
-#[derive(Debug, Clone, Copy)]
-struct Moment {
-    now: Timestamp,
-    held_until: Timestamp,
+/// What is known of a thread before a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing.
+    Unknown,
+    /// The epoch and the revision that Redis was last seen to have acknowledged.
+    Acknowledged(String, i64),
+    /// Writes of it wait to be merged: memory answers for it until they are.
+    Waiting,
 }
 
-/// An answer of memory, and when what it accepted is in the journal file.
+/// An answer of memory, and when the write that it accepted is in the journal file.
 type Accepting<T> = (Answer<T>, Option<Receipt>);
 
-impl<C> fmt::Debug for MemoryCopies<C> {
+impl fmt::Debug for Copies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryCopies").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Copies").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
-impl<C: Clock> MemoryCopies<C> {
+impl Copies {
     /// No copies yet. `limits` hold for each thread; a single copy takes at most a quarter of `max_bytes`, beyond
-    /// which its oldest messages are given up. `digest_of` makes the digest of a message that was read.
+    /// which its oldest messages are given up. `digest_of` makes the digest of a message that was read. `clock` is the
+    /// clock of Redis, which says when threads expire.
     pub fn new(
-        clock: C,
+        clock: Arc<dyn Clock>,
         limits: Limits,
         (max_bytes, max_threads): (u64, usize),
         bounds: JournalBounds,
         digest_of: fn(&Message) -> Digest,
     ) -> Self {
-        let held = Held { stock: Stock::new(max_bytes, max_threads), journal: Journal::new(bounds) };
-        Self { clock, limits, digest_of, held: Mutex::new(held), stirred: Notify::new() }
+        let known = Known { copies: Lru::new(max_bytes, max_threads), queue: Queue::new(bounds) };
+        Self { clock, limits, digest_of, known: Mutex::new(known), changed: Notify::new() }
     }
 
-    /// The same, with a file that the journal is also written to, and what that said at the start. What may still happen of
-    /// an earlier process's abandoned writes has happened after `hold`.
+    /// The same, with a file that the queue is also written to, and the records in it. Writes that an earlier process gave
+    /// up may still happen in Redis for `hold`.
     #[must_use]
-    pub fn with_file(self, file: Arc<dyn JournalFile>, records: Vec<Record>, hold: Duration) -> Self {
+    pub fn with_file(self, file: FileJournal, records: Vec<Record>, hold: Duration) -> Self {
         let now = self.clock.now();
         {
-            let Held { stock, journal } = &mut *lock(&self.held);
-            for (origin, entries) in journal.restore(records, (now, now.plus(hold))) {
-                stock.put(HeldThread::restored(&origin, &entries, now));
+            let Known { copies, queue } = &mut *self.lock();
+            for (origin, entries) in queue.restore(records, Instant::now() + hold, now) {
+                copies.put(ThreadCopy::restore(&origin, &entries, now));
             }
-            journal.write_to(file);
+            queue.write_to(file);
         }
         self
     }
 
-    /// How many threads are held, expired ones that were not swept yet included.
-    pub fn len(&self) -> usize {
-        lock(&self.held).stock.len()
+    /// Locks what is known, for one short step.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
     }
 
-    /// Whether no thread is held.
+    /// How many threads have copies, expired ones that were not swept yet included.
+    pub fn len(&self) -> usize {
+        self.lock().copies.len()
+    }
+
+    /// Whether no thread has a copy.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Carries out one short step on the copies and what waits.
-    fn act<T>(&self, call: &Call, act: impl FnOnce(&mut Held, Timestamp) -> Result<T>) -> Result<T> {
-        if call.require_shared {
-            return Err(Error::NeedsShared("this call"));
-        }
+    /// The writes that wait, for people.
+    pub fn journal(&self) -> JournalStatus {
+        self.lock().queue.status()
+    }
+
+    /// Whether writes wait that nothing but time, or Redis, holds up.
+    pub fn is_pending(&self) -> bool {
+        self.lock().queue.is_pending()
+    }
+
+    /// Learns from an answer of Redis. Cheap: no IO, one short critical section.
+    pub(super) fn learn(&self, thread: &Thread, news: News<'_>) {
         let now = self.clock.now();
-        act(&mut lock(&self.held), now)
+        let copies = &mut self.lock().copies;
+        let copy = ThreadCopy::learn(copies.take(&thread.id), thread, news, now);
+        copies.put(copy);
+    }
+
+    /// Learns the metadata of a thread.
+    pub(super) fn learn_metadata(&self, thread: &Thread) {
+        self.learn(thread, News::Metadata);
+    }
+
+    /// Learns that Redis does not have a thread. A copy in which writes wait stays.
+    pub(super) fn forget(&self, id: &ThreadId) {
+        let copies = &mut self.lock().copies;
+        if copies.peek(id).is_some_and(|copy| !copy.is_waiting()) {
+            copies.take(id);
+        }
+    }
+
+    /// What is known of a thread.
+    pub(super) fn standing(&self, id: &ThreadId) -> Standing {
+        let Known { copies, queue } = &*self.lock();
+        if queue.is_waiting(id) {
+            return Standing::Waiting;
+        }
+        copies.peek(id).map_or(Standing::Unknown, |copy| {
+            let (epoch, revision) = copy.acknowledged().clone();
+            Standing::Acknowledged(epoch, revision)
+        })
+    }
+
+    /// Forgets the copies that have expired and tries again to write what the journal file could not take. Answers how many
+    /// copies it forgot.
+    pub(super) fn sweep(&self) -> u64 {
+        let now = self.clock.now();
+        let Known { copies, queue } = &mut *self.lock();
+        queue.mend();
+        copies.sweep(now)
+    }
+}
+
+/// What memory answers in an outage.
+impl Copies {
+    pub(super) async fn create(&self, call: &Call, new: &NewThread) -> Result<Answer<Appended>> {
+        self.accept(call, |known, held_until, now| {
+            if known.lacks(&new.id, now) {
+                return self.accept_creation(known, new, false, held_until, now);
+            }
+            let answer = known.copies.ask(&new.id, now, |copy| copy.repeat_creation(new))?;
+            Ok((answer, known.queue.receipt()))
+        })
+        .await
+    }
+
+    pub(super) async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
+        if append.etag.is_some() {
+            return Err(Error::NeedsShared("an append with an etag"));
+        }
+        self.accept(call, |known, held_until, now| match thread_for(append) {
+            Some(new) if known.lacks(&append.id, now) => {
+                self.accept_creation(known, &new, append.owner.is_none(), held_until, now)
+            }
+            Some(_) | None => {
+                let Known { copies, queue } = known;
+                let Answer { value: (appended, entries, origin), source } =
+                    copies.ask(&append.id, now, |copy| {
+                        let origin = copy.origin();
+                        let (appended, entries) =
+                            copy.append(append, (self.limits, self.digest_of), queue, now)?;
+                        Ok((appended, entries, origin))
+                    })?;
+                let receipt = if entries.is_empty() {
+                    queue.receipt()
+                } else {
+                    queue.accept(origin, Write::Append(entries), held_until, now)
+                };
+                Ok((Answer { value: appended, source }, receipt))
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
+        self.accept(call, |Known { copies, queue }, held_until, now| {
+            let Answer { value: (thread, origin), source } = copies.ask(id, now, |copy| {
+                queue.admit(u64::from(!copy.is_waiting()), 0)?;
+                let origin = copy.origin();
+                copy.touch(ttl, now);
+                Ok((copy.thread().clone(), origin))
+            })?;
+            let receipt = queue.accept(origin, Write::Renew(ttl), held_until, now);
+            Ok((Answer { value: thread, source }, receipt))
+        })
+        .await
+    }
+
+    pub(super) fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
+        self.ask(call, id, |copy, now| copy.get(renew, now))
+    }
+
+    pub(super) fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
+        self.ask(call, &query.id, |copy, now| copy.messages(query, now))
+    }
+
+    pub(super) fn context(&self, call: &Call, query: &ContextQuery) -> Result<Answer<Context>> {
+        self.ask(call, &query.id, |copy, now| copy.context(query, now))
+    }
+
+    pub(super) fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
+        self.ask(call, id, |copy, now| copy.follow(since, now))
     }
 
     /// Asks one copy.
@@ -128,220 +253,62 @@ impl<C: Clock> MemoryCopies<C> {
         &self,
         call: &Call,
         id: &ThreadId,
-        ask: impl FnOnce(&mut HeldThread, Timestamp) -> Result<T>,
+        ask: impl FnOnce(&mut ThreadCopy, Timestamp) -> Result<T>,
     ) -> Result<Answer<T>> {
-        self.act(call, |held, now| held.stock.ask(id, now, |held| ask(held, now)))
+        self.step(call, |known, now| known.copies.ask(id, now, |copy| ask(copy, now)))
     }
 
-    /// Accepts a write; answers once that is in the journal file, too.
+    /// Accepts a write; answers once the write is in the journal file, too.
     async fn accept<T>(
         &self,
         call: &Call,
-        accept: impl FnOnce(&mut Held, Moment) -> Result<Accepting<T>>,
+        accept: impl FnOnce(&mut Known, Option<Instant>, Timestamp) -> Result<Accepting<T>>,
     ) -> Result<Answer<T>> {
-        let act = |held: &mut Held, now: Timestamp| {
-            let held_until = if call.late.is_zero() { Timestamp::default() } else { now.plus(call.late) };
-            accept(held, Moment { now, held_until })
-        };
-        let (answer, receipt) = self.act(call, act)?;
-        self.stirred.notify_one();
+        let held_until = (!call.late.is_zero()).then(|| Instant::now() + call.late);
+        let (answer, receipt) = self.step(call, |known, now| accept(known, held_until, now))?;
+        self.changed.notify_one();
         if let Some(receipt) = receipt
             && !matches!(receipt.await, Ok(Ok(())))
         {
-            // Memory has it, and a repeat may find it; but it is not as safe as whoever configured the file expects.
+            // Memory has the write, and a repeat may find it; but it is not as safe as whoever configured the file expects.
             return Err(Error::NeedsShared("a write that the journal file cannot take"));
         }
         Ok(answer)
     }
-}
 
-impl<C: Clock> ThreadCopies for MemoryCopies<C> {
-    fn observe(&self, observed: Observed<'_>) {
-        let now = self.clock.now();
-        let stock = &mut lock(&self.held).stock;
-        let held = stock.take(learning::subject(&observed));
-        if let Some(held) = learning::learn(held, &observed, now) {
-            stock.put(held);
+    /// Accepts a thread that has no copy.
+    fn accept_creation(
+        &self,
+        Known { copies, queue }: &mut Known,
+        new: &NewThread,
+        any_owner: bool,
+        held_until: Option<Instant>,
+        now: Timestamp,
+    ) -> Result<Accepting<Appended>> {
+        let copy = ThreadCopy::create(new, fresh_id(&self.clock), now);
+        let origin = Origin { any_owner, ..copy.origin() };
+        let Answer { value: (appended, entries), source } =
+            copies.accept(copy, |copy| copy.add(&new.messages, self.limits, queue, now))?;
+        let receipt = queue.accept(origin, Write::Create(entries), held_until, now);
+        Ok((Answer { value: appended, source }, receipt))
+    }
+
+    /// Carries out one short step on the copies and the queue.
+    fn step<T>(&self, call: &Call, step: impl FnOnce(&mut Known, Timestamp) -> Result<T>) -> Result<T> {
+        if call.require_shared {
+            return Err(Error::NeedsShared("this call"));
         }
-    }
-
-    fn known(&self, id: &ThreadId) -> Known {
-        let Held { stock, journal } = &*lock(&self.held);
-        if journal.is_waiting(id) {
-            return Known::Waiting;
-        }
-        stock.peek(id).map_or(Known::Nothing, |held| {
-            let (epoch, revision) = held.acknowledged.clone();
-            Known::Acknowledged(epoch, revision)
-        })
-    }
-
-    async fn stirred(&self) {
-        self.stirred.notified().await;
-    }
-
-    fn due(&self, all: bool) -> Vec<Vec<RunId>> {
         let now = self.clock.now();
-        lock(&self.held).journal.due(now, all)
-    }
-
-    fn next_due(&self) -> Option<Duration> {
-        let now = self.clock.now();
-        lock(&self.held).journal.next_due(now)
-    }
-
-    fn is_pending(&self) -> bool {
-        lock(&self.held).journal.is_pending()
-    }
-
-    fn is_creating(&self, owner: &Owner) -> bool {
-        lock(&self.held).journal.is_creating(owner)
-    }
-
-    fn step(&self, run: RunId) -> Option<Replay> {
-        lock(&self.held).journal.step(run)
-    }
-
-    fn settle(&self, run: RunId, step: &Replay, replayed: Replayed) -> Progress {
-        let now = self.clock.now();
-        let held = &mut *lock(&self.held);
-        let id = &step.origin.thread.id;
-        let Held { stock, journal } = held;
-        let base = |base| stock.peek(id).map_or_else(Vec::new, |copy| copy.base(base, self.digest_of));
-        let settled = journal.settle(run, step, replayed, base, now);
-        held.settle(id, settled, now)
-    }
-
-    fn rebase(&self, run: RunId, thread: &Thread) {
-        lock(&self.held).journal.rebase(run, &thread.epoch, thread.revision);
-    }
-
-    fn park(&self, run: RunId, reason: &str) {
-        let now = self.clock.now();
-        lock(&self.held).journal.park(run, reason, now);
-    }
-
-    fn repair(&self, id: &ThreadId) -> Option<RunId> {
-        let now = self.clock.now();
-        let Held { stock, journal } = &mut *lock(&self.held);
-        let held = stock.peek(id)?;
-        let missing = held.base(Base::Acknowledged, self.digest_of);
-        let run = journal.repair(held.origin(), missing, now);
-        self.stirred.notify_one();
-        run
-    }
-
-    fn written_within(&self, how_long: Duration) -> Vec<ThreadId> {
-        let now = self.clock.now();
-        let held = lock(&self.held);
-        let is_young = |held: &&HeldThread| {
-            !held.is_waiting() && held.wrote_at.is_some_and(|at| now.since(at) <= how_long)
-        };
-        held.stock.iter().filter(is_young).map(|held| held.thread().id.clone()).collect()
-    }
-
-    fn renewed(&self) -> Vec<ThreadId> {
-        let held = lock(&self.held);
-        let is_renewed = |held: &&HeldThread| !held.is_waiting() && held.is_renewed();
-        held.stock.iter().filter(is_renewed).map(|held| held.thread().id.clone()).collect()
-    }
-
-    fn journal(&self) -> JournalStatus {
-        lock(&self.held).journal.status()
+        step(&mut self.lock(), now)
     }
 }
 
-impl<C: Clock> ThreadStore for MemoryCopies<C> {
-    async fn create(&self, call: &Call, thread: &NewThread) -> Result<Answer<Appended>> {
-        self.accept(call, |held, at| {
-            let answer = held.stock.ask(&thread.id, at.now, |held| held.repeat_creation(thread));
-            if held.stock.holds(&thread.id) {
-                return answer.map(|answer| (answer, held.journal.receipt()));
-            }
-            held.create(thread, (fresh_id(&self.clock), false), self.limits, at)
-        })
-        .await
-    }
-
-    async fn get(&self, call: &Call, id: &ThreadId, renew: bool) -> Result<Answer<Thread>> {
-        self.ask(call, id, |held, now| {
-            held.check_readable()?;
-            if renew {
-                held.renew(None, now);
-            }
-            Ok(held.thread().clone())
-        })
-    }
-
-    async fn list(&self, _: &Call, _: &ThreadsQuery) -> Result<Answer<ThreadsPage>> {
-        Err(Error::NeedsShared("a list of threads"))
-    }
-
-    async fn update(&self, _: &Call, _: &ThreadId, _: &ThreadChange, _: &Guard) -> Result<Answer<Thread>> {
-        Err(Error::NeedsShared("a change of a thread"))
-    }
-
-    async fn delete(&self, _: &Call, _: &ThreadId, _: &Guard) -> Result<Answer<()>> {
-        Err(Error::NeedsShared("a deletion"))
-    }
-
-    async fn touch(&self, call: &Call, id: &ThreadId, ttl: Option<Ttl>) -> Result<Answer<Thread>> {
-        self.accept(call, |held, at| held.touch(id, ttl, at)).await
-    }
-
-    async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
-        if append.etag.is_some() {
-            return Err(Error::NeedsShared("an append with an etag"));
+impl Known {
+    /// Whether a thread has no copy. Forgets a copy that has expired, but for one in which writes wait.
+    fn lacks(&mut self, id: &ThreadId, now: Timestamp) -> bool {
+        if self.copies.peek(id).is_some_and(|copy| copy.has_expired(now) && !copy.is_waiting()) {
+            self.copies.take(id);
         }
-        self.accept(call, |held, at| {
-            let accepted = held.append(append, (self.limits, self.digest_of), at);
-            match (thread_for(append), held.stock.holds(&append.id)) {
-                (Some(new), false) => {
-                    let any_owner = append.owner.is_none();
-                    held.create(&new, (fresh_id(&self.clock), any_owner), self.limits, at)
-                }
-                (Some(_), true) | (None, _) => accepted,
-            }
-        })
-        .await
-    }
-
-    async fn messages(&self, call: &Call, query: &MessagesQuery) -> Result<Answer<MessagesPage>> {
-        self.ask(call, &query.id, |held, now| held.messages(query, now))
-    }
-
-    async fn context(&self, call: &Call, query: &ContextQuery) -> Result<Answer<Context>> {
-        self.ask(call, &query.id, |held, now| held.context(query, now))
-    }
-
-    async fn update_message(&self, _: &Call, _: &MessageUpdate) -> Result<Answer<UpdatedMessage>> {
-        Err(Error::NeedsShared("a change of a message"))
-    }
-
-    async fn truncate(&self, _: &Call, _: &ThreadId, _: Cut, _: &Guard) -> Result<Answer<Thread>> {
-        Err(Error::NeedsShared("a truncation"))
-    }
-
-    async fn fork(&self, _: &Call, _: &Fork) -> Result<Answer<Thread>> {
-        Err(Error::NeedsShared("a fork"))
-    }
-
-    async fn reincarnate(&self, _: &Call, _: &Thread) -> Result<Answer<Thread>> {
-        Err(Error::NeedsShared("a new epoch"))
-    }
-
-    async fn replay(&self, _: &Call, _: &Replay) -> Result<Replayed> {
-        Err(Error::NeedsShared("a replay"))
-    }
-
-    async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {
-        self.ask(call, id, |held, now| held.follow(since, now))
-    }
-
-    async fn sweep(&self) -> Result<Swept> {
-        let now = self.clock.now();
-        let held = &mut *lock(&self.held);
-        held.journal.mend();
-        Ok(Swept { removed: held.stock.sweep(now), repaired: 0 })
+        !self.copies.holds(id)
     }
 }

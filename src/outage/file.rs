@@ -40,7 +40,7 @@ use std::{
 
 use crate::{
     shutdown::Shutdown,
-    threads::replay::{JournalFile, Receipt, Record},
+    threads::replay::{Receipt, Record},
 };
 
 use opening::Found;
@@ -119,24 +119,32 @@ impl FileJournal {
     }
 }
 
-impl JournalFile for FileJournal {
-    fn append(&self, records: Vec<Record>) -> Receipt {
+/// What the queue of pending writes asks of the file.
+impl FileJournal {
+    /// Appends records behind those given before: in a crash all of them are there or none. Never blocks. After any
+    /// failure every later append fails, too, until [`FileJournal::replace`] succeeds: so the file never has a gap.
+    pub(super) fn append(&self, records: Vec<Record>) -> Receipt {
         self.0.hand_over(Kind::Append, records)
     }
 
-    fn replace(&self, records: Vec<Record>) -> Receipt {
+    /// Puts these records in the place of all that the file holds, which stays as it is if that fails. Never blocks.
+    pub(super) fn replace(&self, records: Vec<Record>) -> Receipt {
         self.0.hand_over(Kind::Replace, records)
     }
 
-    fn has_failed(&self) -> bool {
+    /// Whether the file holds less than was given to it, as far as is known yet; before a receipt says so, it does.
+    pub(super) fn has_failed(&self) -> bool {
         self.0.has_failed()
     }
 
-    fn may_replace(&self) -> bool {
+    /// Whether a replacement may be tried now. After a failure not while one is under way, nor within a second after one
+    /// that failed: else a full disk would cost all that waits for each write.
+    pub(super) fn may_replace(&self) -> bool {
         self.0.may_replace()
     }
 
-    fn bytes(&self) -> u64 {
+    /// The bytes that the file will have when all that was given to it is written; of what still waits, about.
+    pub(super) fn bytes(&self) -> u64 {
         self.0.bytes()
     }
 }

@@ -10,21 +10,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Fallback, Guarded, Progress, State, ThreadCopies};
+use super::{Fallback, Guarded, State};
 use crate::{
     call::{Call, Serving, ServingMode},
     clock::Clock,
     error::Result,
     threads::{
-        ContextQuery, Thread, ThreadId, ThreadStore,
+        ContextQuery, SharedThreads, Thread, ThreadId, ThreadStore,
         context::Budget,
-        replay::{JournalStatus, RunId},
+        replay::{JournalStatus, Replay, Replayed, RunId},
     },
 };
 
 /// Threads that are looked at or replayed at once.
 const AT_ONCE: usize = 16;
-/// A run whose replay is not answered is tried so often before it is put aside.
+/// A batch whose replay is not answered is tried so often before it is put aside.
 const ATTEMPTS: u32 = 3;
 /// What was acknowledged so long before an outage may not have reached the replica that is the primary after it.
 const UNCERTAIN: Duration = Duration::from_mins(1);
@@ -59,7 +59,7 @@ impl Mode {
     }
 }
 
-impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
+impl<S: SharedThreads> Fallback<S> {
     /// Merges what waits whenever the shared store can be asked, until the token ends it. Tells each change of mode:
     /// DEGRADED while it cannot, RECONCILING until everything is merged or put aside, then SHARED. May be dropped at any
     /// time: what was not merged yet waits on.
@@ -99,9 +99,9 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
 
     /// Returns when there may be something to merge.
     async fn wait(&self, is_reachable: bool) {
-        let due = self.copies.next_due().filter(|_| is_reachable);
+        let due = self.copies.lock().queue.next_due(Instant::now()).filter(|_| is_reachable);
         tokio::select! {
-            () = self.copies.stirred() => {}
+            () = self.copies.changed() => {}
             () = sleep(due.unwrap_or_default()), if due.is_some() => {}
         }
     }
@@ -109,7 +109,7 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
     /// Merges all that can be merged now; `all` counts in what was put aside.
     async fn catch_up(&self, mode: &Mode, mut all: bool) {
         while self.reachability.is_reachable() {
-            let due = self.copies.due(std::mem::take(&mut all));
+            let due = self.copies.lock().queue.due(Instant::now(), std::mem::take(&mut all));
             if due.is_empty() {
                 break;
             }
@@ -141,62 +141,77 @@ impl<S: ThreadStore, C: ThreadCopies> Fallback<S, C> {
         stream::iter(looked_at).for_each_concurrent(AT_ONCE, look).await;
     }
 
-    /// Replays the runs of one thread, one after the other.
-    async fn replay_all(&self, runs: Vec<RunId>) {
-        for run in runs {
+    /// Replays the batches of one thread, one after the other.
+    async fn replay_all(&self, batches: Vec<RunId>) {
+        for batch in batches {
             for attempt in 1.. {
-                let Err(error) = self.replay_run(run).await else { break };
+                let Err(error) = self.replay_batch(batch).await else { break };
                 if !self.reachability.is_reachable() {
                     return;
                 }
-                // Redis answers the probe, so this is no outage. One connection may have been lost; but what is refused, or
-                // times out again and again, must not keep this process from serving.
+                // Redis answers the probe, so this is no outage. One connection may have been lost; but a step that is refused,
+                // or times out again and again, must not keep this process from serving.
                 if !error.allows_fallback() || attempt == ATTEMPTS {
-                    self.copies.park(run, &error.to_string());
+                    self.copies.lock().queue.park(batch, &error.to_string(), Instant::now());
                     break;
                 }
             }
         }
     }
 
-    async fn replay_run(&self, run: RunId) -> Result<()> {
-        let call = &Call::default();
-        while let Some(step) = self.copies.step(run) {
+    /// Replays a batch step by step, until nothing of it is left, or it is parked, or Redis is lost.
+    async fn replay_batch(&self, batch: RunId) -> Result<()> {
+        let (call, copies) = (&Call::default(), &self.copies);
+        loop {
+            let Some(step) = copies.lock().queue.step(batch) else { return Ok(()) };
             let replayed = match self.reachability.guard(self.shared.replay(call, &step)).await {
                 Guarded::Answered(replayed) => replayed?,
                 Guarded::Lost => return Ok(()),
             };
-            match self.copies.settle(run, &step, replayed) {
-                Progress::Step => {}
-                Progress::Reincarnate(thread) if thread.epoch != step.origin.thread.epoch => {
-                    self.copies.rebase(run, &thread);
+            let id = &step.origin.thread.id;
+            let handled = match replayed {
+                Replayed::Done(done) => {
+                    if copies.settle(batch, &step, &done) {
+                        self.read_back(id).await;
+                    }
+                    Ok(())
                 }
-                Progress::Reincarnate(thread) => self.reincarnate_for(run, &thread).await?,
-                Progress::Over => return Ok(()),
-                Progress::Forgotten => return self.read_back(&step.origin.thread.id).await,
+                Replayed::Absent => Ok(copies.create_anew(batch, id)),
+                Replayed::Deleted => Ok(copies.give_up(batch, id)),
+                Replayed::Behind(thread) => {
+                    copies.restore_lost(batch, id);
+                    Ok(self.go_on_in_another_epoch(batch, &step, *thread).await?)
+                }
+                Replayed::OtherOwner => copies.move_to_another_thread(batch, id),
+                Replayed::Reused(used) => copies.rename_message(batch, id, &used),
+            };
+            if let Err(reason) = handled {
+                copies.lock().queue.park(batch, &reason, Instant::now());
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Reads a thread's newest messages and its instructions, so that memory can answer for it in the next outage, too.
-    async fn read_back(&self, id: &ThreadId) -> Result<()> {
+    async fn read_back(&self, id: &ThreadId) {
         let budget = Budget { max_messages: READ_BACK, max_tokens: 0 };
         let query = ContextQuery { id: id.clone(), budget, renew: false };
         if let Err(error) = self.context(&Call::default(), &query).await {
             debug!(thread = %id, %error, "could not read a thread back after its merge");
         }
+    }
+
+    /// Gives a thread that lost writes another epoch, unless somebody has done so.
+    async fn go_on_in_another_epoch(&self, batch: RunId, step: &Replay, mut thread: Thread) -> Result<()> {
+        if thread.epoch == step.origin.thread.epoch {
+            warn!(thread = %thread.id, "redis lost acknowledged writes: the thread gets a new epoch");
+            thread = self.shared.reincarnate(&Call::default(), &thread).await?.value;
+        }
+        self.copies.lock().queue.rebase(batch, &thread);
         Ok(())
     }
 
-    async fn reincarnate_for(&self, run: RunId, thread: &Thread) -> Result<()> {
-        warn!(thread = %thread.id, "redis lost acknowledged writes: the thread gets a new epoch");
-        let thread = self.shared.reincarnate(&Call::default(), thread).await?.value;
-        self.copies.rebase(run, &thread);
-        Ok(())
-    }
-
-    /// What waits to be merged.
+    /// The writes that wait to be merged, for people.
     pub fn journal(&self) -> JournalStatus {
         self.copies.journal()
     }

@@ -1,8 +1,8 @@
-//! The journal: writes that only memory has, run by run, until Redis has them too. A run is what was accepted for one
-//! thread, in order; `run` tells what one does at each outcome of its replay.
+//! The writes that only memory has, until Redis has them too. All that was accepted for one thread, in order, is a pending
+//! batch; `batch` says what each outcome of its replay means for it, `records` what the journal file holds of it.
 //!
-//! Nothing that was accepted leaves a run before Redis said that it has it, or said why it never can. What would exceed
-//! the bounds is refused before it is accepted.
+//! No write leaves a batch before Redis said that it has the write, or said why it never can. Writes that would exceed the
+//! bounds are refused before they are accepted.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,31 +10,29 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::file::FileJournal;
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
     threads::{
-        Owner, Thread, ThreadId,
-        replay::{
-            Entry, JournalFile, JournalStatus, Origin, ParkedRun, Receipt, Record, Replay, Replayed, RunId,
-        },
+        Owner, Thread, ThreadId, Ttl,
+        replay::{Entry, JournalStatus, Origin, ParkedRun, Receipt, Record, Replay, RunId},
     },
 };
 
+mod batch;
 mod records;
-mod run;
 #[cfg(test)]
 mod tests;
 
-pub(super) use run::Touch;
+use batch::PendingBatch;
 
-use run::{Next, Run};
-
-/// A parked run is tried again after this time, and whenever Redis returns.
+/// A parked batch is tried again after this time, and whenever Redis returns.
 const RETRY: Duration = Duration::from_secs(10);
-/// What became of so many runs is told.
+/// The queue tells what became of so many batches.
 const NOTES: usize = 100;
 
 /// How much may wait.
@@ -46,27 +44,38 @@ pub struct JournalBounds {
     pub max_entries: u64,
 }
 
-/// All runs.
+/// A write that memory accepted.
 #[derive(Debug)]
-pub(super) struct Journal {
-    runs: BTreeMap<RunId, Run>,
-    /// The run that memory answers for, of each thread that has one.
+pub(super) enum Write {
+    /// A thread with its first messages.
+    Create(Vec<Entry>),
+    /// Messages.
+    Append(Vec<Entry>),
+    /// A renewal, with a new time to live if one is given.
+    Renew(Option<Ttl>),
+}
+
+/// All pending batches.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    batches: BTreeMap<RunId, PendingBatch>,
+    /// The batch of each thread that memory answers for.
     active: HashMap<ThreadId, RunId>,
     last: u64,
     entries: u64,
     bytes: u64,
     bounds: JournalBounds,
     repaired: u64,
-    /// What became of runs that could not be merged as they were, newest last.
+    /// What became of batches that could not be merged as they were, newest last.
     notes: VecDeque<ParkedRun>,
-    file: Option<Arc<dyn JournalFile>>,
+    file: Option<FileJournal>,
 }
 
-impl Journal {
+impl Queue {
     /// Nothing waits yet.
     pub(super) fn new(bounds: JournalBounds) -> Self {
         Self {
-            runs: BTreeMap::new(),
+            batches: BTreeMap::new(),
             active: HashMap::new(),
             last: 0,
             entries: 0,
@@ -78,12 +87,12 @@ impl Journal {
         }
     }
 
-    /// Whether writes of this thread wait that memory answers for.
+    /// Whether memory answers for this thread, since writes of it wait.
     pub(super) fn is_waiting(&self, id: &ThreadId) -> bool {
         self.active.contains_key(id)
     }
 
-    /// Refuses what there is no room for.
+    /// Refuses writes for which there is no room.
     pub(super) fn admit(&self, entries: u64, bytes: u64) -> Result<()> {
         let JournalBounds { max_bytes, max_entries } = self.bounds;
         if self.bytes.saturating_add(bytes) > max_bytes {
@@ -95,206 +104,174 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes in what was accepted for a thread: messages, perhaps none, its creation, or a renewal. `origin` is the thread
-    /// as it was before the first of what waits for it.
-    pub(super) fn accept(&mut self, accepted: Accepted, now: Timestamp) -> Option<Receipt> {
-        let Accepted { origin, creates, entries, touch, held_until } = accepted;
+    /// Takes in a write. `origin` is the thread as it was before the first write that waits for it. The write is not
+    /// replayed before `held_until`: until then a first attempt may still happen in Redis.
+    pub(super) fn accept(
+        &mut self,
+        origin: Origin,
+        write: Write,
+        held_until: Option<Instant>,
+        now: Timestamp,
+    ) -> Option<Receipt> {
         let mut records = Vec::new();
         let id = if let Some(id) = self.active.get(&origin.thread.id) {
             *id
         } else {
-            let origin = Arc::new(origin);
-            let id = self.begin(Run::of(Arc::clone(&origin), creates, now));
+            let (origin, creates) = (Arc::new(origin), matches!(write, Write::Create(_)));
+            let id = self.begin(PendingBatch::of(Arc::clone(&origin), creates, now));
             self.active.insert(origin.thread.id.clone(), id);
             records.push(Record::Began { run: id, origin, creates });
             id
         };
-        self.change(id, |run| {
-            run.push(entries.iter().cloned());
-            if let Some(touch) = touch {
-                run.renew(touch);
+        self.change(id, |batch| {
+            batch.hold(held_until);
+            match &write {
+                Write::Create(entries) | Write::Append(entries) => batch.push(entries.iter().cloned()),
+                Write::Renew(ttl) => batch.renew(*ttl),
             }
-            run.hold(held_until, now);
         });
-        if !entries.is_empty() {
-            records.push(Record::Accepted { run: id, entries });
-        }
-        if let Some(Touch(ttl)) = touch {
-            records.push(Record::Touched { run: id, ttl });
+        match write {
+            Write::Create(entries) | Write::Append(entries) if entries.is_empty() => {}
+            Write::Create(entries) | Write::Append(entries) => {
+                records.push(Record::Accepted { run: id, entries });
+            }
+            Write::Renew(ttl) => records.push(Record::Touched { run: id, ttl }),
         }
         self.write(records)
     }
 
-    /// Appends again what Redis may have lost of what it had acknowledged for a thread. Once at a time for each thread;
-    /// answers the run that does so, if anything is known that could be lost.
+    /// Appends again what Redis may have lost of a thread's acknowledged messages. One repair of a thread goes on at a time;
+    /// answers its batch, if messages are known that Redis could have lost.
     pub(super) fn repair(&mut self, origin: Origin, entries: Vec<Entry>, now: Timestamp) -> Option<RunId> {
-        let is_repaired = |run: &Run| run.is_repair() && run.origin.thread.id == origin.thread.id;
-        if let Some((id, _)) = self.runs.iter().find(|(_, run)| is_repaired(run)) {
+        let is_repaired =
+            |batch: &PendingBatch| batch.is_repair() && batch.origin.thread.id == origin.thread.id;
+        if let Some((id, _)) = self.batches.iter().find(|(_, batch)| is_repaired(batch)) {
             return Some(*id);
         }
         if entries.is_empty() {
             return None;
         }
-        let mut run = Run::repairing(Arc::new(origin), now);
-        run.push(entries);
-        Some(self.begin(run))
+        let mut batch = PendingBatch::repairing(Arc::new(origin), now);
+        batch.push(entries);
+        Some(self.begin(batch))
     }
 
-    fn begin(&mut self, run: Run) -> RunId {
+    fn begin(&mut self, batch: PendingBatch) -> RunId {
         self.last += 1;
         let id = RunId(self.last);
-        self.insert(id, run);
+        self.insert(id, batch);
         id
     }
 
-    fn insert(&mut self, id: RunId, run: Run) {
-        self.entries += run.count();
-        self.bytes += run.bytes();
-        self.runs.insert(id, run);
+    fn insert(&mut self, id: RunId, batch: PendingBatch) {
+        self.entries += batch.count();
+        self.bytes += batch.bytes();
+        self.batches.insert(id, batch);
     }
 
-    fn remove(&mut self, id: RunId) -> Option<Run> {
-        let run = self.runs.remove(&id)?;
-        self.entries -= run.count();
-        self.bytes -= run.bytes();
-        Some(run)
+    fn remove(&mut self, id: RunId) -> Option<PendingBatch> {
+        let batch = self.batches.remove(&id)?;
+        self.entries -= batch.count();
+        self.bytes -= batch.bytes();
+        Some(batch)
     }
 
-    /// Changes a run and keeps the sums.
-    fn change<T>(&mut self, id: RunId, change: impl FnOnce(&mut Run) -> T) -> Option<T> {
-        let mut run = self.remove(id)?;
-        let changed = change(&mut run);
-        self.insert(id, run);
+    /// Changes a batch and keeps the sums.
+    pub(super) fn change<T>(&mut self, id: RunId, change: impl FnOnce(&mut PendingBatch) -> T) -> Option<T> {
+        let mut batch = self.remove(id)?;
+        let changed = change(&mut batch);
+        self.insert(id, batch);
         Some(changed)
     }
 
-    /// The runs that may be replayed now, those of one thread together and in order; `all` counts in those that were
+    /// The batches that may be replayed now, those of one thread together and in order; `all` counts in those that were
     /// parked a moment ago.
-    pub(super) fn due(&mut self, now: Timestamp, all: bool) -> Vec<Vec<RunId>> {
-        for run in self.runs.values_mut() {
-            run.limit_wait(now, RETRY);
-        }
+    pub(crate) fn due(&self, now: Instant, all: bool) -> Vec<Vec<RunId>> {
         let mut threads: HashMap<&ThreadId, Vec<RunId>> = HashMap::new();
-        let is_due = |run: &Run| run.due().is_none_or(|at| now >= at || (all && run.is_parked()));
-        for (id, run) in self.runs.iter().filter(|(_, run)| is_due(run)) {
-            threads.entry(&run.origin.thread.id).or_default().push(*id);
+        let is_due =
+            |batch: &PendingBatch| batch.due().is_none_or(|at| now >= at || (all && batch.is_parked()));
+        for (id, batch) in self.batches.iter().filter(|(_, batch)| is_due(batch)) {
+            threads.entry(&batch.origin.thread.id).or_default().push(*id);
         }
         let mut due: Vec<_> = threads.into_values().collect();
         due.sort_unstable();
         due
     }
 
-    /// How long until a run that waits for its time may be replayed.
-    pub(super) fn next_due(&self, now: Timestamp) -> Option<Duration> {
-        let wait = |run: &Run| run.due().map_or(Duration::ZERO, |at| at.since(now));
-        // So soon it is seen that the clock stepped back.
-        self.runs.values().map(wait).min().map(|wait| wait.min(RETRY))
+    /// How long until a batch may be replayed; none when nothing waits.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Duration> {
+        let wait =
+            |batch: &PendingBatch| batch.due().map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        self.batches.values().map(wait).min()
     }
 
-    /// Whether something waits that is not parked.
+    /// Whether a batch waits that is not parked.
     pub(super) fn is_pending(&self) -> bool {
-        self.runs.values().any(|run| !run.is_parked())
+        self.batches.values().any(|batch| !batch.is_parked())
     }
 
     /// Whether a thread of this owner waits for its creation, that is not parked.
     pub(super) fn is_creating(&self, owner: &Owner) -> bool {
-        self.runs.values().any(|run| run.creates_for(owner))
+        self.batches.values().any(|batch| batch.creates_for(owner))
     }
 
-    /// The next step of a run; none when it is over.
+    /// The next step of a batch's replay; none when nothing of it is left.
     pub(super) fn step(&self, id: RunId) -> Option<Replay> {
-        self.runs.get(&id).map(Run::step)
+        self.batches.get(&id).map(PendingBatch::step)
     }
 
-    /// Notes what a step came to. `base` gives what a copy knows of the thread: for one that is gone every message, else
-    /// those that Redis had acknowledged.
-    pub(super) fn settle(
-        &mut self,
-        id: RunId,
-        step: &Replay,
-        replayed: Replayed,
-        base: impl FnOnce(Base) -> Vec<Entry>,
-        now: Timestamp,
-    ) -> Settled {
-        let mut repaired = 0;
-        let Some(next) = self.change(id, |run| run.settle(step, replayed, base, &mut repaired, now)) else {
-            return Settled::Over;
-        };
-        let thread = &step.origin.thread.id;
-        if repaired > 0 {
-            self.repaired += repaired;
-            warn!(%thread, messages = repaired, "messages that redis had lost were appended again");
-        }
-        match next {
-            Next::Step => Settled::GoesOn,
-            Next::Reincarnate(thread) => Settled::Lost(thread),
-            Next::Became(reason) => {
-                self.note(thread, 1, reason);
-                Settled::GoesOn
-            }
-            Next::Moved(reason) => {
-                self.note(thread, self.entries_of(id), reason);
-                self.retire(id, thread);
-                Settled::Moved
-            }
-            Next::Dropped(reason) => {
-                let was_active = self.active.get(thread) == Some(&id);
-                self.note(thread, self.entries_of(id), reason);
-                self.finish(id, thread);
-                if was_active { Settled::Dropped } else { Settled::Over }
-            }
-            Next::Over => {
-                self.finish(id, thread);
-                Settled::Over
-            }
-            Next::Parked(reason) => {
-                self.park(id, &reason, now);
-                Settled::Over
-            }
-            Next::Merged { thread: merged, is_clean } => {
-                let was_active = self.active.get(thread) == Some(&id);
-                self.finish(id, thread);
-                if was_active { Settled::Merged { thread: merged, is_clean } } else { Settled::Over }
-            }
+    /// Goes on with a batch in the epoch that its thread has now.
+    pub(super) fn rebase(&mut self, id: RunId, thread: &Thread) {
+        self.change(id, |batch| batch.rebase(thread));
+    }
+
+    /// Whether memory answers for the batch's thread because of this batch.
+    pub(super) fn is_active(&self, id: RunId, thread: &ThreadId) -> bool {
+        self.active.get(thread) == Some(&id)
+    }
+
+    /// Whether a batch holds what Redis had acknowledged before.
+    pub(super) fn is_repair(&self, id: RunId) -> bool {
+        self.batches.get(&id).is_some_and(PendingBatch::is_repair)
+    }
+
+    /// Counts messages that Redis had lost and has again.
+    pub(super) fn count_repaired(&mut self, thread: &ThreadId, messages: u64) {
+        if messages > 0 {
+            self.repaired += messages;
+            warn!(%thread, messages, "messages that redis had lost were appended again");
         }
     }
 
-    fn entries_of(&self, id: RunId) -> u64 {
-        self.runs.get(&id).map_or(0, Run::count)
-    }
-
-    /// Goes on with a run in the epoch that its thread has now.
-    pub(super) fn rebase(&mut self, id: RunId, epoch: &str, revision: i64) {
-        self.change(id, |run| run.rebase(epoch, revision));
-    }
-
-    /// Puts a run aside: it cannot be replayed for now. Memory goes on to answer for its thread, so that what is accepted
-    /// after it stays behind it.
-    pub(super) fn park(&mut self, id: RunId, reason: &str, now: Timestamp) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        let (thread, entries) = (run.origin.thread.id.clone(), run.count());
-        if run.park(reason.to_owned(), now.plus(RETRY)) {
+    /// Puts a batch aside: it cannot be replayed for now. Memory goes on to answer for its thread, so that later writes stay
+    /// behind it.
+    pub(super) fn park(&mut self, id: RunId, reason: &str, now: Instant) {
+        let Some(batch) = self.batches.get_mut(&id) else { return };
+        let (thread, entries) = (batch.origin.thread.id.clone(), batch.count());
+        if batch.park(reason.to_owned(), now + RETRY) {
             warn!(%thread, entries, reason, "writes accepted in the outage cannot be merged for now: they are kept");
         }
     }
 
     /// Lets the calls of a thread go to Redis again.
-    fn retire(&mut self, id: RunId, thread: &ThreadId) {
-        if self.active.get(thread) == Some(&id) {
+    pub(super) fn retire(&mut self, id: RunId, thread: &ThreadId) {
+        if self.is_active(id, thread) {
             self.active.remove(thread);
         }
     }
 
-    fn finish(&mut self, id: RunId, thread: &ThreadId) {
-        let Some(run) = self.remove(id) else { return };
+    /// Ends a batch of which nothing waits any more.
+    pub(super) fn finish(&mut self, id: RunId, thread: &ThreadId) {
+        let Some(batch) = self.remove(id) else { return };
         self.retire(id, thread);
-        if run.is_parked() {
+        if batch.is_parked() {
             info!(%thread, "writes that could not be merged before are merged");
         }
-        self.forget(id, run.is_repair());
+        self.forget(id, batch.is_repair());
     }
 
-    fn note(&mut self, thread: &ThreadId, entries: u64, reason: String) {
+    /// Notes, for people, what became of writes that could not be merged as they were.
+    pub(super) fn note(&mut self, thread: &ThreadId, entries: u64, reason: String) {
         warn!(%thread, entries, reason, "writes accepted in the outage could not be merged as they were");
         if self.notes.len() == NOTES {
             self.notes.pop_front();
@@ -302,61 +279,21 @@ impl Journal {
         self.notes.push_back(ParkedRun { thread: thread.clone(), entries, reason });
     }
 
+    /// Messages, creation and renewal of a batch.
+    pub(super) fn entries_of(&self, id: RunId) -> u64 {
+        self.batches.get(&id).map_or(0, PendingBatch::count)
+    }
+
     /// What waits, for people.
     pub(super) fn status(&self) -> JournalStatus {
-        let parked = self.runs.values().filter_map(Run::as_parked).chain(self.notes.iter().cloned());
+        let parked =
+            self.batches.values().filter_map(PendingBatch::as_parked).chain(self.notes.iter().cloned());
         JournalStatus {
             entries: self.entries,
             bytes: self.bytes,
-            oldest: self.runs.values().map(Run::oldest).min(),
+            oldest: self.batches.values().map(PendingBatch::oldest).min(),
             parked: parked.collect(),
             lost_writes_repaired: self.repaired,
         }
     }
-}
-
-/// What a step of a replay means for the copy of the thread.
-#[derive(Debug)]
-pub(super) enum Settled {
-    /// Nothing yet.
-    GoesOn,
-    /// Redis lost writes, and the thread needs another epoch before the next step.
-    Lost(Thread),
-    /// The next steps are another thread's: nothing waits for this one any more.
-    Moved,
-    /// Nothing waits any more, and Redis does not have it.
-    Dropped,
-    /// Redis has all of it; `is_clean`: just as the copy has it.
-    Merged {
-        /// The thread.
-        thread: Thread,
-        /// Whether the places of waiting messages are their seqs.
-        is_clean: bool,
-    },
-    /// Nothing: the copy does not wait for this run.
-    Over,
-}
-
-/// What was accepted for a thread.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    /// The thread before.
-    pub(super) origin: Origin,
-    /// Whether memory created it.
-    pub(super) creates: bool,
-    /// Messages.
-    pub(super) entries: Vec<Entry>,
-    /// Its renewal by a caller.
-    pub(super) touch: Option<Touch>,
-    /// Not to be replayed before: a first attempt may still happen until then.
-    pub(super) held_until: Timestamp,
-}
-
-/// What is wanted of the copy of a thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Base {
-    /// Every message that is known.
-    All,
-    /// The messages that Redis acknowledged to this process.
-    Acknowledged,
 }

@@ -1,4 +1,4 @@
-//! Replays what was accepted without Redis, by the script that appends.
+//! Replays writes that a process accepted without Redis, by the script that appends.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -11,18 +11,28 @@ use super::{
     threads::{RedisThreads, add_message},
 };
 use crate::{
-    call::Call,
+    call::{Answer, Call},
     clock::fresh_id,
     error::{Error, Result},
     threads::{
-        MessageId, Profile, Thread,
-        replay::{Origin, Replay, Replayed},
+        MessageId, Profile, SharedThreads, Thread,
+        replay::{Done, Origin, Replay, Replayed},
     },
 };
 
-impl RedisThreads {
-    /// Carries out one step of a replay.
-    pub(super) async fn replay_step(&self, call: &Call, replay: &Replay) -> Result<Replayed> {
+impl SharedThreads for RedisThreads {
+    async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
+        let keys = self.redis.keys.thread(&thread.id);
+        let mut reply = self
+            .run(call, "reincarnate", &scripts::REINCARNATE, &thread.id, &keys, |script| {
+                script.arg(&thread.epoch).arg(thread.revision).arg(fresh_id(&self.redis.clock));
+            })
+            .await?;
+        let expire_time = reply.expiry()?;
+        reply.fields()?.thread(&thread.id, &keys[0], expire_time).map(Answer::shared)
+    }
+
+    async fn replay(&self, call: &Call, replay: &Replay) -> Result<Replayed> {
         let Thread { id, profile, .. } = &replay.origin.thread;
         if !replay.creates {
             return self.replay_as(call, replay, "replay", Vec::new()).await;
@@ -33,7 +43,9 @@ impl RedisThreads {
         let fields = self.fields_of(&replay.origin, &profile);
         self.replay_as(call, replay, "revive", fields).await
     }
+}
 
+impl RedisThreads {
     /// The fields of a thread that is created with what was accepted for it. One that memory created keeps the epoch it
     /// was given there, so that a deletion of it is a deletion of what waits; one that was in Redis before begins anew.
     fn fields_of(&self, origin: &Origin, profile: &Profile) -> Vec<(&'static str, String)> {
@@ -92,7 +104,8 @@ impl RedisThreads {
             }
             "BEHIND" => {
                 let expire_time = said.expiry()?;
-                Ok(Replayed::Behind(said.fields()?.thread(&origin.thread.id, &keys[0], expire_time)?))
+                let thread = said.fields()?.thread(&origin.thread.id, &keys[0], expire_time)?;
+                Ok(Replayed::Behind(Box::new(thread)))
             }
             other => Err(refusal(other, &mut said, &origin.thread.id)?),
         }
@@ -109,14 +122,13 @@ impl RedisThreads {
         let expire_time = reply.expiry()?;
         let previous_last_seq = reply.int()?;
         let index_is_due = reply.flag()?;
-        let (mut seqs, mut duplicates) = (reply.list()?, reply.list()?);
-        let seqs = (0..count).map(|_| seqs.int()).collect::<Result<_>>()?;
+        let (_seqs, mut duplicates) = (reply.list()?, reply.list()?);
         let duplicates = (0..count).map(|_| duplicates.flag()).collect::<Result<_>>()?;
         let thread = reply.fields()?.thread(&origin.thread.id, key, expire_time)?;
         if index_is_due {
             self.index(call, &thread).await;
         }
-        Ok(Replayed::Done { thread, previous_last_seq, seqs, duplicates })
+        Ok(Replayed::Done(Box::new(Done { thread, previous_last_seq, duplicates })))
     }
 }
 

@@ -20,7 +20,6 @@ use crate::{
         Limits, MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Message, MessageUpdate, MessagesPage, MessagesQuery,
         NewMessage, NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange,
         ThreadId, ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
-        replay::{Replay, Replayed},
         watch::{Followed, Since},
     },
 };
@@ -335,21 +334,6 @@ impl ThreadStore for RedisThreads {
 
     async fn fork(&self, call: &Call, fork: &Fork) -> Result<Answer<Thread>> {
         self.copy(call, fork).await.map(Answer::shared)
-    }
-
-    async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
-        let keys = self.redis.keys.thread(&thread.id);
-        let mut reply = self
-            .run(call, "reincarnate", &scripts::REINCARNATE, &thread.id, &keys, |script| {
-                script.arg(&thread.epoch).arg(thread.revision).arg(fresh_id(&self.redis.clock));
-            })
-            .await?;
-        let expire_time = reply.expiry()?;
-        reply.fields()?.thread(&thread.id, &keys[0], expire_time).map(Answer::shared)
-    }
-
-    async fn replay(&self, call: &Call, replay: &Replay) -> Result<Replayed> {
-        self.replay_step(call, replay).await
     }
 
     async fn follow(&self, call: &Call, id: &ThreadId, since: &Since) -> Result<Answer<Followed>> {

@@ -15,8 +15,8 @@ use crate::{
     grpc::{self, Backend},
     memory::MemoryBreakers,
     outage::{
-        Fallback, FallbackBreakers, FileJournal, Handover, JournalBounds, MemoryCopies, Opened, Reachability,
-        State, SyncPolicy, ThreadCopies,
+        Copies, Fallback, FallbackBreakers, FileJournal, Handover, JournalBounds, Opened, Reachability,
+        State, SyncPolicy,
     },
     redis::{Known, Notifications, Redis, RedisBreakers, RedisClock, RedisThreads, Ring},
     settings::{FallbackSettings, Fsync, Settings},
@@ -27,7 +27,7 @@ use crate::{
 /// How long a probe may take before it is taken for a failure anyway.
 const PROBE: Duration = Duration::from_secs(1);
 
-type Threads = Fallback<RedisThreads, MemoryCopies<RedisClock>>;
+type Threads = Fallback<RedisThreads>;
 
 /// Breakers in Redis, and in memory for its outages.
 struct Engines {
@@ -101,9 +101,9 @@ fn assemble_threads(
     };
     let room = (settings.memory.copy_bytes, count(settings.memory.copy_threads));
     // Copies expire by the clock that said when.
-    let mut copies = MemoryCopies::new(redis.clock(), limits, room, bounds, grpc::digest_of);
+    let mut copies = Copies::new(Arc::new(redis.clock()), limits, room, bounds, grpc::digest_of);
     if let Some(Opened { journal, records, .. }) = file {
-        copies = copies.with_file(Arc::new(journal), records, redis.latest_write());
+        copies = copies.with_file(journal, records, redis.latest_write());
         let (writes, threads) = (copies.journal().entries, copies.len());
         if writes > 0 {
             info!(writes, threads, "writes of an earlier process wait in the journal file to be merged");
@@ -113,7 +113,7 @@ fn assemble_threads(
     Fallback::new(shared, copies, Arc::clone(reachability), redis.latest_write())
 }
 
-fn mode_at_start(state: &State, copies: &impl ThreadCopies) -> ServingMode {
+fn mode_at_start(state: &State, copies: &Copies) -> ServingMode {
     match state {
         State::Reachable if copies.is_pending() => ServingMode::Reconciling,
         State::Reachable => ServingMode::Shared,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
@@ -11,13 +12,12 @@ use crate::{
         operations::{Following, Inspected, Order, Ordered, Report},
         watch::{Event as BreakerEvent, Interest, Watch},
     },
-    call::{Call, Source},
-    outage::{
-        Fallback, FallbackBreakers, Handover, JournalBounds, MemoryCopies, Reachability, State, ThreadCopies,
-    },
+    call::{Answer, Call, Source},
+    outage::{Copies, Fallback, FallbackBreakers, Handover, JournalBounds, Reachability, State},
     threads::{
-        Append, Digest, Message, MessageId, NewMessage, NewThread, Profile, Role, ThreadId, Trim,
-        replay::Replayed,
+        Append, Digest, Message, MessageId, NewMessage, NewThread, Profile, Role, SharedThreads, Thread,
+        ThreadId, Trim,
+        replay::{Replay, Replayed},
         watch::{Event, Since, ThreadWatch},
     },
 };
@@ -75,7 +75,18 @@ fn thread_id() -> ThreadId {
     ThreadId::parse("id", "t").unwrap()
 }
 
-type Threads = Fallback<MemoryThreads<SystemClock>, MemoryCopies<SystemClock>>;
+/// Memory that plays Redis. It is the only truth, so that nothing is ever replayed there.
+impl SharedThreads for MemoryThreads<SystemClock> {
+    async fn reincarnate(&self, call: &Call, thread: &Thread) -> Result<Answer<Thread>> {
+        self.get(call, &thread.id, false).await
+    }
+
+    async fn replay(&self, _: &Call, _: &Replay) -> Result<Replayed> {
+        Err(Error::NeedsShared("a replay"))
+    }
+}
+
+type Threads = Fallback<MemoryThreads<SystemClock>>;
 
 /// One thread on a shared store, which is memory here, and a watch of it that is told all there was.
 struct Watched {
@@ -90,7 +101,7 @@ impl Watched {
         let process = Process::start();
         let shared = MemoryThreads::new(SystemClock, LIMITS, 1 << 20);
         let bounds = JournalBounds { max_bytes: 1 << 20, max_entries: 100 };
-        let copies = MemoryCopies::new(SystemClock, LIMITS, (1 << 20, 10), bounds, |_| Digest([0; 16]));
+        let copies = Copies::new(Arc::new(SystemClock), LIMITS, (1 << 20, 10), bounds, |_| Digest([0; 16]));
         let reachability = Arc::clone(&process.reachability);
         let store = Arc::new(Fallback::new(shared, copies, reachability, Duration::ZERO));
         let ttl = Ttl::new("ttl", Duration::from_hours(1)).unwrap();
@@ -113,9 +124,9 @@ impl Watched {
     /// Nothing waits any more that memory answers for.
     fn drop_waiting(&self) {
         let copies = self.store.copies();
-        for run in copies.due(true).concat() {
-            let step = copies.step(run).unwrap();
-            copies.settle(run, &step, Replayed::Deleted);
+        let waiting = copies.lock().queue.due(Instant::now(), true).concat();
+        for batch in waiting {
+            copies.give_up(batch, &thread_id());
         }
     }
 

@@ -1,7 +1,7 @@
-//! Writes that only this process's memory has: what is kept of them until Redis has them too, and what their replay
-//! there comes to.
+//! Writes that only this process's memory has: what is kept of them until Redis has them too, and what each step of their
+//! replay there comes to.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -61,27 +61,29 @@ pub struct Replay {
 #[derive(Debug, Clone)]
 pub enum Replayed {
     /// The messages are there, the thread is renewed.
-    Done {
-        /// The thread afterwards.
-        thread: Thread,
-        /// Its last seq before.
-        previous_last_seq: i64,
-        /// The seq of each message, in order.
-        seqs: Vec<i64>,
-        /// Whether each was there before.
-        duplicates: Vec<bool>,
-    },
+    Done(Box<Done>),
     /// The thread is not there, and was not to be created. Nothing was written.
     Absent,
     /// Its revision is lower than the acknowledged one of the same epoch, or was when that ended: a failover lost writes.
     /// Nothing was written.
-    Behind(Thread),
+    Behind(Box<Thread>),
     /// The incarnation was deleted, or for a repair is another. Nothing was written.
     Deleted,
     /// The thread belongs to another owner. Nothing was written.
     OtherOwner,
     /// This message id was used for other content. Nothing was written.
     Reused(MessageId),
+}
+
+/// A step that Redis has.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// The thread afterwards.
+    pub thread: Thread,
+    /// Its last seq before.
+    pub previous_last_seq: i64,
+    /// Whether each message was there before, in order.
+    pub duplicates: Vec<bool>,
 }
 
 /// What waits to be merged.
@@ -143,26 +145,6 @@ pub enum Record {
     },
 }
 
-/// Answers once records are as safe as the journal file is configured to make them; an error says that they are not in
-/// the file, a receipt that is dropped that nobody knows.
+/// Answers once records are as safe as the journal file is configured to make them. An error says that the records are not
+/// in the file; where the sender is dropped, nobody knows whether they are.
 pub type Receipt = oneshot::Receiver<Result<()>>;
-
-/// A file that the journal is also written to, so that it outlives this process.
-pub trait JournalFile: fmt::Debug + Send + Sync + 'static {
-    /// Appends records behind those given before: in a crash all of them are there or none. Never blocks. After any
-    /// failure every later append fails, too, until [`JournalFile::replace`] succeeds: so the file never has a gap.
-    fn append(&self, records: Vec<Record>) -> Receipt;
-
-    /// Puts these records in the place of all that the file holds, which stays as it is if that fails. Never blocks.
-    fn replace(&self, records: Vec<Record>) -> Receipt;
-
-    /// Whether the file holds less than was given to it, as far as is known yet; before a receipt says so, it does.
-    fn has_failed(&self) -> bool;
-
-    /// Whether a replacement may be tried now. After a failure not while one is under way, nor within a second after one
-    /// that failed: else a full disk would cost all that waits for each write.
-    fn may_replace(&self) -> bool;
-
-    /// The bytes that the file will have when all that was given to it is written; of what still waits, about.
-    fn bytes(&self) -> u64;
-}

@@ -99,17 +99,6 @@ pub trait ThreadStore: Send + Sync + 'static {
     /// Copies a thread, whole or up to a message, into an independent one.
     fn fork(&self, call: &Call, fork: &Fork) -> impl Future<Output = Result<Answer<Thread>>> + Send;
 
-    /// Gives a thread that lost writes another epoch, unless it was changed since `thread` was read: no etag and no
-    /// page token of what was lost may match what is written next. Answers the thread as it is then.
-    fn reincarnate(
-        &self,
-        call: &Call,
-        thread: &Thread,
-    ) -> impl Future<Output = Result<Answer<Thread>>> + Send;
-
-    /// Carries out one step of the replay of what was accepted without this store. The same step again changes nothing.
-    fn replay(&self, call: &Call, replay: &Replay) -> impl Future<Output = Result<Replayed>> + Send;
-
     /// Answers from one moment what happened to a thread since a watcher was told of it; never renews. A thread that is
     /// not there is an answer, too.
     fn follow(
@@ -121,4 +110,18 @@ pub trait ThreadStore: Send + Sync + 'static {
 
     /// Removes what expired threads left behind and repairs lost expiries.
     fn sweep(&self) -> impl Future<Output = Result<Swept>> + Send;
+}
+
+/// A store that several processes share, and that takes what they accepted without it.
+pub trait SharedThreads: ThreadStore {
+    /// Gives a thread that lost writes another epoch, unless it was changed since `thread` was read: no etag and no
+    /// page token of what was lost may match what is written next. Answers the thread as it is then.
+    fn reincarnate(
+        &self,
+        call: &Call,
+        thread: &Thread,
+    ) -> impl Future<Output = Result<Answer<Thread>>> + Send;
+
+    /// Carries out one step of the replay of what was accepted without this store. The same step again changes nothing.
+    fn replay(&self, call: &Call, replay: &Replay) -> impl Future<Output = Result<Replayed>> + Send;
 }

@@ -45,7 +45,8 @@ impl Conversation {
         Ok(found)
     }
 
-    fn found(&self, now: Timestamp) -> Found {
+    /// The thread as it is, without news.
+    pub(crate) fn found(&self, now: Timestamp) -> Found {
         Found {
             now,
             thread: self.thread.clone(),

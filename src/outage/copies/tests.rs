@@ -1,5 +1,5 @@
-//! What copies learn and answer; `accepting` has what they accept, `learning` what they learn, `model` compares both with a
-//! store by chance.
+//! What copies learn and answer; `accepting` has what they accept, `learning` what they learn, `replaying` what
+//! a replay means for them, `model` compares them with a store by chance.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,12 +13,16 @@ use crate::{
             pages, request, said, shared_only, sized, thread_id, ttl,
         },
     },
-    threads::{AppendedMessage, MessagesCursor, NewMessage, RequestId, Role, ToolRef, Trim, context::Budget},
+    threads::{
+        AppendedMessage, Cut, Guard, MessageUpdate, MessagesCursor, NewMessage, RequestId, Role,
+        ThreadChange, ThreadStore, ToolRef, Trim, context::Budget, replay::Done,
+    },
 };
 
 mod accepting;
 mod learning;
 mod model;
+mod replaying;
 
 type TestClock = Arc<ManualClock>;
 
@@ -26,7 +30,7 @@ type TestClock = Arc<ManualClock>;
 struct Fleet {
     clock: TestClock,
     redis: MemoryThreads<TestClock>,
-    copies: MemoryCopies<TestClock>,
+    copies: Copies,
 }
 
 const BOUNDS: JournalBounds = JournalBounds { max_bytes: 100_000, max_entries: 100 };
@@ -36,7 +40,7 @@ fn fleet_of(max_bytes: u64, max_threads: usize) -> Fleet {
     Fleet {
         clock: Arc::clone(&clock),
         redis: MemoryThreads::new(Arc::clone(&clock), LIMITS, u64::MAX),
-        copies: MemoryCopies::new(clock, LIMITS, (max_bytes, max_threads), BOUNDS, |_| Digest([0; 16])),
+        copies: Copies::new(Arc::new(clock), LIMITS, (max_bytes, max_threads), BOUNDS, |_| Digest([0; 16])),
     }
 }
 
@@ -52,28 +56,30 @@ impl Fleet {
 
     /// Plays the replay of all that waits in a store that has all of it already.
     fn merge(&self) {
-        for run in self.copies.due(true).concat() {
-            let step = self.copies.step(run).unwrap();
+        for run in self.copies.lock().queue.due(Instant::now(), true).concat() {
+            let step = self.copies.lock().queue.step(run).unwrap();
             let thread = Thread { local: false, ..step.origin.thread.clone() };
             let previous_last_seq = thread.last_seq;
-            let seqs = vec![0; step.entries.len()];
             let duplicates = vec![true; step.entries.len()];
-            let done = Replayed::Done { thread, previous_last_seq, seqs, duplicates };
-            assert!(
-                matches!(self.copies.settle(run, &step, done), Progress::Forgotten),
-                "not just as it was here"
-            );
+            let done = Done { thread, previous_last_seq, duplicates };
+            assert!(self.copies.settle(run, &step, &done), "not just as it was here");
         }
     }
 
     async fn create(&self, new: &NewThread) {
         let created = self.redis.create(&call(), new).await.unwrap().value;
-        self.copies.observe(Observed::Created(new, &created));
+        self.copies.learn(&created.thread, News::Created(new, &created));
+    }
+
+    /// Lets the copies see that Redis has a thread, and nothing of its messages.
+    async fn read_nothing_but(&self, new: &NewThread) {
+        let created = self.redis.create(&call(), new).await.unwrap().value;
+        self.copies.learn(&created.thread, News::Metadata);
     }
 
     async fn append(&self, append: &Append) -> Appended {
         let appended = self.append_elsewhere(append).await;
-        self.copies.observe(Observed::Appended(append, &appended));
+        self.copies.learn(&appended.thread, News::Appended(append, &appended));
         appended
     }
 
@@ -84,38 +90,38 @@ impl Fleet {
 
     async fn read(&self) -> Thread {
         let thread = self.redis.get(&call(), &thread_id("t"), false).await.unwrap().value;
-        self.copies.observe(Observed::Read(&thread));
+        self.copies.learn(&thread, News::Metadata);
         thread
     }
 
     async fn read_messages(&self, query: &MessagesQuery) {
         let page = self.redis.messages(&call(), query).await.unwrap().value;
-        self.copies.observe(Observed::Messages(query, &page));
+        self.copies.learn(&page.thread, News::of_page(query, &page));
     }
 
     async fn read_context(&self, max_messages: i64) {
         let context = self.redis.context(&call(), &window(max_messages)).await.unwrap().value;
-        self.copies.observe(Observed::Context(&context));
+        self.copies.learn(&context.thread, News::Context(&context));
     }
 
     /// The seqs that the copy of `t` answers for the newest so many, oldest first.
     async fn truncate(&self, cut: Cut) {
         let truncated = self.redis.truncate(&call(), &thread_id("t"), cut, &Guard::default()).await.unwrap();
-        self.copies.observe(Observed::Truncated(cut, &truncated.value));
+        self.copies.learn(&truncated.value, News::Truncated(cut));
     }
 
     async fn newest(&self, count: usize) -> Result<Vec<i64>> {
         let query = MessagesQuery { descending: true, ..pages("t", count) };
-        let mut seqs = seqs(&self.copies.messages(&call(), &query).await?.value);
+        let mut seqs = seqs(&self.copies.messages(&call(), &query)?.value);
         seqs.reverse();
         Ok(seqs)
     }
 
     /// The seqs from which on a page can be answered.
     async fn known_from(&self) -> i64 {
-        let thread = self.copies.get(&call(), &thread_id("t"), false).await.unwrap().value;
+        let thread = self.copies.get(&call(), &thread_id("t"), false).unwrap().value;
         for after_seq in 0..thread.last_seq {
-            if self.copies.messages(&call(), &MessagesQuery { after_seq, ..pages("t", 9) }).await.is_ok() {
+            if self.copies.messages(&call(), &MessagesQuery { after_seq, ..pages("t", 9) }).is_ok() {
                 return after_seq + 1;
             }
         }

@@ -6,9 +6,9 @@ async fn a_sweep_removes_expired_copies_but_none_with_waiting_writes() {
     fleet.create(&new_thread("t", many(0..2))).await;
     fleet.copies.create(&call(), &new_thread("w", many(0..2))).await.unwrap();
     fleet.clock.advance(TTL);
-    assert_eq!(fleet.copies.sweep().await.unwrap(), Swept { removed: 1, repaired: 0 });
+    assert_eq!(fleet.copies.sweep(), 1);
     assert_eq!(fleet.copies.len(), 1);
-    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("w"), true).await));
+    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("w"), true)));
     assert!(needs_shared(&fleet.copies.append(&call(), &append_or_create("w", many(2..3))).await));
     assert!(needs_shared(&fleet.copies.create(&call(), &new_thread("w", many(2..3))).await));
     assert_eq!(fleet.waiting(), 3);
@@ -23,11 +23,16 @@ async fn renewals_are_local_until_redis_is_back() {
     let touched = fleet.copies.touch(&call(), &id, Some(ttl(TTL * 3))).await.unwrap().value;
     assert_eq!((touched.expire_time, touched.revision), (Some(START.plus(TTL / 2 + TTL * 3)), 1));
     fleet.clock.advance(TTL);
-    let read = fleet.copies.messages(&call(), &MessagesQuery { renew: true, ..pages("t", 9) }).await.unwrap();
+    let read = fleet.copies.messages(&call(), &MessagesQuery { renew: true, ..pages("t", 9) }).unwrap();
     assert_eq!(read.value.thread.expire_time, Some(START.plus(TTL / 2 + TTL * 4)));
     assert_eq!(fleet.copies.renewed(), [], "the renewal that a caller asked for waits");
     assert_eq!(fleet.waiting(), 1);
-    let step = fleet.copies.step(fleet.copies.due(false).concat()[0]).unwrap();
+    let step = fleet
+        .copies
+        .lock()
+        .queue
+        .step(fleet.copies.lock().queue.due(Instant::now(), false).concat()[0])
+        .unwrap();
     assert_eq!((step.entries.len(), step.ttl, step.creates), (0, Some(ttl(TTL * 3)), false));
 }
 
@@ -49,16 +54,16 @@ async fn a_plain_append_is_accepted_as_provisional_and_read_behind_the_run() {
     let reused = fleet.copies.append(&call(), &append("t", vec![sized("m3", Role::User, 1)])).await;
     assert!(matches!(reused, Err(Error::MessageIdReused { .. })));
 
-    let page = fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value;
+    let page = fleet.copies.messages(&call(), &pages("t", 9)).unwrap().value;
     assert_eq!(ids(&page), ["m0", "m1", "m2", "m3"]);
     assert_eq!(page.messages.iter().map(|m| m.provisional).collect::<Vec<_>>(), [false, false, true, true]);
-    let first = fleet.copies.messages(&call(), &pages("t", 3)).await.unwrap().value;
+    let first = fleet.copies.messages(&call(), &pages("t", 3)).unwrap().value;
     let cursor =
         MessagesCursor { epoch: first.thread.epoch.clone(), seq: first.messages[2].seq, local: true };
     let query = MessagesQuery { cursor: Some(cursor), ..pages("t", 3) };
-    let rest = fleet.copies.messages(&call(), &query).await.unwrap().value;
+    let rest = fleet.copies.messages(&call(), &query).unwrap().value;
     assert_eq!((ids(&rest), first.more, rest.more), (vec!["m3"], true, false));
-    let context = fleet.copies.context(&call(), &window(0)).await.unwrap().value;
+    let context = fleet.copies.context(&call(), &window(0)).unwrap().value;
     assert_eq!(context.messages.len(), 4);
 }
 
@@ -85,7 +90,7 @@ async fn an_id_that_was_read_is_not_judged_after_a_renewal_either() {
 async fn a_message_that_was_read_with_the_same_content_is_a_duplicate() {
     let digest_of = |message: &Message| said(message.id.as_str()).digest;
     let fleet = fleet();
-    let copies = MemoryCopies::new(Arc::clone(&fleet.clock), LIMITS, (1 << 20, 100), BOUNDS, digest_of);
+    let copies = Copies::new(Arc::new(Arc::clone(&fleet.clock)), LIMITS, (1 << 20, 100), BOUNDS, digest_of);
     let fleet = Fleet { copies, ..fleet };
     fleet.append_elsewhere(&append_or_create("t", many(0..2))).await;
     fleet.read_messages(&pages("t", 9)).await;
@@ -127,10 +132,10 @@ async fn a_creation_is_accepted_once() {
         assert!(matches!(refused, Err(Error::ThreadExists { .. })));
     }
     fleet.copies.append(&call(), &append("t", many(2..3))).await.unwrap();
-    let page = fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value;
+    let page = fleet.copies.messages(&call(), &pages("t", 9)).unwrap().value;
     assert_eq!(ids(&page), ["m0", "m1", "m2"]);
     assert_eq!(fleet.waiting(), 4);
-    fleet.copies.get(&call(), &thread_id("held"), false).await.unwrap();
+    fleet.copies.get(&call(), &thread_id("held"), false).unwrap();
 }
 
 #[tokio::test]
@@ -149,17 +154,17 @@ async fn a_copy_with_waiting_writes_learns_nothing_until_they_are_merged() {
     let late = append("t", many(2..3));
     let appended = fleet.append_elsewhere(&late).await;
     fleet.copies.append(&call(), &append("t", many(3..4))).await.unwrap();
-    fleet.copies.observe(Observed::Gone(&thread_id("t")));
-    assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value), ["m0", "m1", "m3"]);
-    fleet.copies.observe(Observed::Appended(&late, &appended));
-    assert!(needs_shared(&fleet.copies.messages(&call(), &pages("t", 9)).await), "m2 was acknowledged");
-    assert!(needs_shared(&fleet.copies.context(&call(), &window(0)).await));
-    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("t"), false).await));
+    fleet.copies.forget(&thread_id("t"));
+    assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).unwrap().value), ["m0", "m1", "m3"]);
+    fleet.copies.learn(&appended.thread, News::Appended(&late, &appended));
+    assert!(needs_shared(&fleet.copies.messages(&call(), &pages("t", 9))), "m2 was acknowledged");
+    assert!(needs_shared(&fleet.copies.context(&call(), &window(0))));
+    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("t"), false)));
     fleet.copies.append(&call(), &append("t", many(4..5))).await.unwrap();
     fleet.merge();
     assert_eq!(fleet.waiting(), 0);
     fleet.read_messages(&pages("t", 9)).await;
-    assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value), ["m0", "m1", "m2"]);
+    assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).unwrap().value), ["m0", "m1", "m2"]);
 }
 
 #[tokio::test]
@@ -169,13 +174,13 @@ async fn the_copy_used_longest_ago_goes_first_but_never_one_with_waiting_writes(
         fleet.create(&new_thread(id, many(0..1))).await;
     }
     fleet.copies.append(&call(), &append("a", many(1..2))).await.unwrap();
-    fleet.copies.get(&call(), &thread_id("b"), false).await.unwrap();
+    fleet.copies.get(&call(), &thread_id("b"), false).unwrap();
     for id in ["d", "e"] {
         fleet.create(&new_thread(id, many(0..1))).await;
     }
-    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("c"), false).await));
+    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("c"), false)));
     for id in ["a", "b", "d", "e"] {
-        fleet.copies.get(&call(), &thread_id(id), false).await.unwrap();
+        fleet.copies.get(&call(), &thread_id(id), false).unwrap();
     }
     for n in 0..5 {
         fleet.copies.create(&call(), &new_thread(&format!("w{n}"), Vec::new())).await.unwrap();
@@ -212,7 +217,7 @@ async fn bytes_are_bounded_and_waiting_writes_are_never_dropped_for_room() {
     fleet.merge();
     fleet.create(&new_thread("z", vec![sized("m", Role::User, 20_000)])).await;
     assert_eq!(fleet.copies.len(), 5);
-    assert!(lock(&fleet.copies.held).stock.is_balanced());
+    assert!(fleet.copies.lock().copies.is_balanced());
 }
 
 #[tokio::test]
@@ -223,9 +228,9 @@ async fn one_long_thread_keeps_its_newest_messages_and_leaves_room_for_others() 
     for n in 0..50 {
         fleet.append(&append("t", vec![sized(&format!("m{n}"), Role::User, 2000)])).await;
     }
-    fleet.copies.get(&call(), &thread_id("other"), false).await.unwrap();
+    fleet.copies.get(&call(), &thread_id("other"), false).unwrap();
     let newest = fleet.newest(5).await.unwrap();
     assert_eq!(newest, (47..=51).collect::<Vec<_>>());
-    assert!(needs_shared(&fleet.copies.context(&call(), &window(1)).await));
-    assert!(lock(&fleet.copies.held).stock.is_balanced());
+    assert!(needs_shared(&fleet.copies.context(&call(), &window(1))));
+    assert!(fleet.copies.lock().copies.is_balanced());
 }

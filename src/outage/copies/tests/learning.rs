@@ -7,10 +7,10 @@ async fn a_created_thread_is_whole_and_answers_say_when_it_was_true() {
     fleet.clock.advance(Duration::from_secs(1));
     fleet.append(&append("t", vec![said("b")])).await;
     fleet.clock.advance(Duration::from_secs(1));
-    let answer = fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap();
+    let answer = fleet.copies.messages(&call(), &pages("t", 9)).unwrap();
     assert_eq!(ids(&answer.value), ["s", "a", "b"]);
     assert_eq!(answer.source, crate::call::Source::Local { as_of: Some(START.plus(Duration::from_secs(1))) });
-    let context = fleet.copies.context(&call(), &window(2)).await.unwrap().value;
+    let context = fleet.copies.context(&call(), &window(2)).unwrap().value;
     assert_eq!(context.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [1, 3]);
     assert!(context.thread.local && context.thread.etag().ends_with("-local\""));
 }
@@ -19,30 +19,23 @@ async fn a_created_thread_is_whole_and_answers_say_when_it_was_true() {
 async fn what_is_not_held_is_never_not_found() {
     let fleet = fleet();
     let id = thread_id("t");
-    assert!(needs_shared(&fleet.copies.get(&call(), &id, true).await));
-    assert!(needs_shared(&fleet.copies.messages(&call(), &pages("t", 9)).await));
-    assert!(needs_shared(&fleet.copies.context(&call(), &window(0)).await));
+    assert!(needs_shared(&fleet.copies.get(&call(), &id, true)));
+    assert!(needs_shared(&fleet.copies.messages(&call(), &pages("t", 9))));
+    assert!(needs_shared(&fleet.copies.context(&call(), &window(0))));
     assert!(needs_shared(&fleet.copies.touch(&call(), &id, None).await));
     assert!(needs_shared(&fleet.copies.append(&call(), &append("t", many(0..1))).await));
     assert!(fleet.copies.is_empty());
 }
 
 #[tokio::test]
-async fn what_speaks_for_all_needs_redis_even_where_the_thread_is_held() {
+async fn a_compare_and_set_needs_redis_even_where_the_thread_is_held() {
     let fleet = fleet();
     fleet.create(&new_thread("t", many(0..2))).await;
-    let (id, guard) = (thread_id("t"), Guard::default());
+    let id = thread_id("t");
     let mut compare = append_or_create("t", many(2..3));
     compare.etag = Some("\"E-1\"".to_owned());
     assert!(needs_shared(&fleet.copies.append(&call(), &compare).await));
-    assert!(needs_shared(&fleet.copies.update(&call(), &id, &ThreadChange::default(), &guard).await));
-    assert!(needs_shared(&fleet.copies.delete(&call(), &id, &guard).await));
-    assert!(needs_shared(&fleet.copies.truncate(&call(), &id, Cut::KeepLast(1), &guard).await));
-    let fork = Fork { source: id.clone(), at_seq: 0, id: thread_id("f"), request_id: None };
-    assert!(needs_shared(&fleet.copies.fork(&call(), &fork).await));
-    let list = ThreadsQuery { owner: owner("ada"), limit: 9, cursor: None };
-    assert!(needs_shared(&fleet.copies.list(&call(), &list).await));
-    assert!(needs_shared(&fleet.copies.get(&shared_only(), &id, false).await));
+    assert!(needs_shared(&fleet.copies.get(&shared_only(), &id, false)));
     assert!(needs_shared(&fleet.copies.append(&shared_only(), &append("t", many(2..3))).await));
     assert!(needs_shared(&fleet.copies.create(&shared_only(), &new_thread("u", Vec::new())).await));
     assert_eq!(fleet.waiting(), 0);
@@ -57,7 +50,7 @@ async fn an_append_made_elsewhere_cuts_the_run_at_the_gap() {
     assert_eq!(fleet.known_from().await, 6);
     assert_eq!(fleet.newest(1).await.unwrap(), [7]);
     assert!(needs_shared(&fleet.newest(2).await), "whether older ones follow is not known");
-    assert!(needs_shared(&fleet.copies.context(&call(), &window(1)).await), "instructions may be missing");
+    assert!(needs_shared(&fleet.copies.context(&call(), &window(1))), "instructions may be missing");
     fleet.append(&append("t", many(7..8))).await;
     assert_eq!(fleet.newest(2).await.unwrap(), [7, 8], "the run goes on from there");
 }
@@ -78,13 +71,13 @@ async fn a_read_of_the_same_revision_refreshes_and_of_another_leaves_metadata_on
     fleet.create(&new_thread("t", many(0..3))).await;
     fleet.clock.advance(Duration::from_secs(9));
     fleet.read().await;
-    let answer = fleet.copies.get(&call(), &thread_id("t"), false).await.unwrap();
+    let answer = fleet.copies.get(&call(), &thread_id("t"), false).unwrap();
     assert_eq!(answer.source, crate::call::Source::Local { as_of: Some(START.plus(Duration::from_secs(9))) });
     assert_eq!(fleet.known_from().await, 1);
     fleet.append_elsewhere(&append("t", many(3..4))).await;
     fleet.read().await;
     assert_eq!(fleet.known_from().await, 5);
-    let thread = fleet.copies.get(&call(), &thread_id("t"), false).await.unwrap().value;
+    let thread = fleet.copies.get(&call(), &thread_id("t"), false).unwrap().value;
     assert_eq!((thread.last_seq, thread.message_count), (4, 4));
 }
 
@@ -96,11 +89,11 @@ async fn an_answer_that_arrives_late_changes_nothing() {
     let batches = [append("t", many(3..4)), append("t", many(4..5))];
     let first = fleet.append_elsewhere(&batches[0]).await;
     let second = fleet.append_elsewhere(&batches[1]).await;
-    fleet.copies.observe(Observed::Appended(&batches[1], &second));
-    fleet.copies.observe(Observed::Appended(&batches[0], &first));
-    fleet.copies.observe(Observed::Read(&early));
+    fleet.copies.learn(&second.thread, News::Appended(&batches[1], &second));
+    fleet.copies.learn(&first.thread, News::Appended(&batches[0], &first));
+    fleet.copies.learn(&early, News::Metadata);
     assert_eq!(fleet.known_from().await, 5);
-    assert_eq!(fleet.copies.get(&call(), &thread_id("t"), false).await.unwrap().value.last_seq, 5);
+    assert_eq!(fleet.copies.get(&call(), &thread_id("t"), false).unwrap().value.last_seq, 5);
 }
 
 #[tokio::test]
@@ -111,7 +104,7 @@ async fn a_read_that_overtakes_its_append_does_not_cost_the_new_messages() {
     let appended = fleet.append_elsewhere(&batch).await;
     fleet.read().await;
     assert_eq!(fleet.known_from().await, 6);
-    fleet.copies.observe(Observed::Appended(&batch, &appended));
+    fleet.copies.learn(&appended.thread, News::Appended(&batch, &appended));
     assert_eq!(fleet.known_from().await, 4);
 }
 
@@ -145,7 +138,7 @@ async fn a_page_that_reaches_the_end_is_a_run() {
     assert_eq!(fleet.known_from().await, 5, "pages that end below the newest message are none");
     fleet.read_messages(&pages("t", 10)).await;
     assert_eq!(fleet.known_from().await, 1);
-    assert_eq!(fleet.copies.context(&call(), &window(0)).await.unwrap().value.messages.len(), 10);
+    assert_eq!(fleet.copies.context(&call(), &window(0)).unwrap().value.messages.len(), 10);
 }
 
 #[tokio::test]
@@ -166,11 +159,11 @@ async fn a_page_that_overtakes_its_append_joins_what_is_known() {
     let batch = append("t", many(3..5));
     let appended = fleet.append_elsewhere(&batch).await;
     fleet.read_messages(&MessagesQuery { after_seq: 3, ..pages("t", 9) }).await;
-    fleet.copies.observe(Observed::Appended(&batch, &appended));
+    fleet.copies.learn(&appended.thread, News::Appended(&batch, &appended));
     assert_eq!(fleet.newest(9).await.unwrap(), [1, 2, 3, 4, 5]);
     let repeated = fleet.copies.append(&call(), &batch).await.unwrap().value;
     assert!(repeated.messages.iter().all(|message| message.duplicate));
-    assert_eq!(fleet.copies.context(&call(), &window(0)).await.unwrap().value.messages.len(), 5);
+    assert_eq!(fleet.copies.context(&call(), &window(0)).unwrap().value.messages.len(), 5);
 }
 
 #[tokio::test]
@@ -206,7 +199,7 @@ async fn a_context_that_ends_within_the_thread_can_be_read_again_with_its_instru
     fleet.append_elsewhere(&append_or_create("t", vec![instructed("s")])).await;
     fleet.append_elsewhere(&append("t", many(0..40))).await;
     fleet.read_context(5).await;
-    let in_memory = async |count| fleet.copies.context(&call(), &window(count)).await;
+    let in_memory = async |count| fleet.copies.context(&call(), &window(count));
     let seqs = |context: &Context| context.messages.iter().map(|stored| stored.seq).collect::<Vec<_>>();
     assert_eq!(seqs(&in_memory(5).await.unwrap().value), [1, 38, 39, 40, 41]);
     assert!(needs_shared(&in_memory(9).await), "older messages are not known");
@@ -232,7 +225,7 @@ async fn own_changes_and_truncations_keep_the_run() {
     fleet.create(&new_thread("t", many(0..6))).await;
     let change = ThreadChange { title: Some("new".to_owned()), ..ThreadChange::default() };
     let changed = fleet.redis.update(&call(), &id, &change, &guard).await.unwrap().value;
-    fleet.copies.observe(Observed::Changed(&changed));
+    fleet.copies.learn(&changed, News::Updated);
     let update = MessageUpdate {
         id: id.clone(),
         message_id: message_id("m1"),
@@ -240,12 +233,12 @@ async fn own_changes_and_truncations_keep_the_run() {
         guard: guard.clone(),
     };
     let updated = fleet.redis.update_message(&call(), &update).await.unwrap().value;
-    fleet.copies.observe(Observed::MessageUpdated(&updated));
+    fleet.copies.learn(&updated.thread, News::MessageUpdated(&updated.message));
     for cut in [Cut::After(5), Cut::KeepLast(4)] {
         let truncated = fleet.redis.truncate(&call(), &id, cut, &guard).await.unwrap().value;
-        fleet.copies.observe(Observed::Truncated(cut, &truncated));
+        fleet.copies.learn(&truncated, News::Truncated(cut));
     }
-    let page = fleet.copies.messages(&call(), &pages("t", 9)).await.unwrap().value;
+    let page = fleet.copies.messages(&call(), &pages("t", 9)).unwrap().value;
     assert_eq!(seqs(&page), [2, 3, 4, 5]);
     let thread = &page.thread;
     assert_eq!((page.messages[0].message.size, &*thread.profile.title, thread.last_seq), (7, "new", 6));
@@ -263,18 +256,18 @@ async fn own_changes_after_others_cut_the_run() {
             0 => {
                 let change = ThreadChange::default();
                 let changed = fleet.redis.update(&call(), &id, &change, &guard).await.unwrap().value;
-                fleet.copies.observe(Observed::Changed(&changed));
+                fleet.copies.learn(&changed, News::Updated);
             }
             1 => {
                 let cut = Cut::KeepLast(6);
                 let truncated = fleet.redis.truncate(&call(), &id, cut, &guard).await.unwrap().value;
-                fleet.copies.observe(Observed::Truncated(cut, &truncated));
+                fleet.copies.learn(&truncated, News::Truncated(cut));
             }
             _ => {
                 let (message_id, revise) = (message_id("m1"), Arc::new(|old: &_| Ok(Clone::clone(old))));
                 let update = MessageUpdate { id, message_id, revise, guard: guard.clone() };
                 let updated = fleet.redis.update_message(&call(), &update).await.unwrap().value;
-                fleet.copies.observe(Observed::MessageUpdated(&updated));
+                fleet.copies.learn(&updated.thread, News::MessageUpdated(&updated.message));
             }
         }
         assert_eq!(fleet.known_from().await, 8, "{what}");
@@ -315,7 +308,7 @@ async fn a_result_whose_call_was_trimmed_is_in_no_context_here_either() {
     fleet.append_elsewhere(&append("t", many(0..2))).await;
     fleet.read_messages(&pages("t", 9)).await;
     assert_eq!(fleet.newest(9).await.unwrap(), [1, 3, 4, 5]);
-    let context = fleet.copies.context(&call(), &window(0)).await.unwrap().value;
+    let context = fleet.copies.context(&call(), &window(0)).unwrap().value;
     assert_eq!(context.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [1, 4, 5]);
 }
 
@@ -337,8 +330,8 @@ async fn another_incarnation_replaces_the_copy_and_a_deletion_forgets_it() {
     fleet.redis.create(&call(), &new_thread("t", many(0..1))).await.unwrap();
     fleet.append(&append("t", vec![said("x")])).await;
     assert_eq!(fleet.known_from().await, 2);
-    fleet.copies.observe(Observed::Gone(&id));
-    assert!(needs_shared(&fleet.copies.get(&call(), &id, false).await));
+    fleet.copies.forget(&id);
+    assert!(needs_shared(&fleet.copies.get(&call(), &id, false)));
 }
 
 #[tokio::test]
@@ -346,7 +339,7 @@ async fn nothing_past_its_expiry_is_served() {
     let fleet = fleet();
     fleet.create(&new_thread("t", many(0..2))).await;
     fleet.clock.advance(TTL);
-    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("t"), true).await));
+    assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("t"), true)));
     assert!(needs_shared(&fleet.copies.append(&call(), &append("t", many(2..3))).await));
     let appended = fleet.copies.append(&call(), &append_or_create("t", many(2..3))).await.unwrap().value;
     assert_eq!((appended.thread.revision, appended.thread.message_count), (1, 1), "it begins anew");

@@ -32,9 +32,9 @@ impl Fleet {
     /// Takes a step in Redis and, if it was made here, lets the copies see the answer.
     async fn take(&self, step: &Step, is_here: bool) {
         let (id, guard) = (thread_id("t"), Guard::default());
-        let observe = |observed: Observed<'_>| {
+        let learn = |thread: &Thread, news: News<'_>| {
             if is_here {
-                self.copies.observe(observed);
+                self.copies.learn(thread, news);
             }
         };
         match *step {
@@ -43,12 +43,12 @@ impl Fleet {
                 let message = |n| sized(&format!("m{n}"), role, 100);
                 let batch = append_or_create("t", (first..first + u16::from(count)).map(message).collect());
                 if let Ok(answer) = self.redis.append(&call(), &batch).await {
-                    observe(Observed::Appended(&batch, &answer.value));
+                    learn(&answer.value.thread, News::Appended(&batch, &answer.value));
                 }
             }
             Step::Read => {
                 if let Ok(answer) = self.redis.get(&call(), &id, false).await {
-                    observe(Observed::Read(&answer.value));
+                    learn(&answer.value, News::Metadata);
                 }
             }
             Step::Page { after, before, descending, limit } => {
@@ -56,26 +56,26 @@ impl Fleet {
                 let query =
                     MessagesQuery { after_seq, before_seq, descending, ..pages("t", usize::from(limit)) };
                 if let Ok(answer) = self.redis.messages(&call(), &query).await {
-                    observe(Observed::Messages(&query, &answer.value));
+                    learn(&answer.value.thread, News::of_page(&query, &answer.value));
                 }
             }
             Step::Context(max_messages) => {
                 if let Ok(answer) = self.redis.context(&call(), &window(i64::from(max_messages))).await {
-                    observe(Observed::Context(&answer.value));
+                    learn(&answer.value.thread, News::Context(&answer.value));
                 }
             }
             Step::Change(max_messages) => {
                 let trim = Some(Trim { max_messages: i64::from(max_messages), max_bytes: 0 });
                 let change = ThreadChange { trim, ..ThreadChange::default() };
                 if let Ok(answer) = self.redis.update(&call(), &id, &change, &guard).await {
-                    observe(Observed::Changed(&answer.value));
+                    learn(&answer.value, News::Updated);
                 }
             }
             Step::Truncate(is_tail, n) => {
                 let n = i64::from(n);
                 let cut = if is_tail { Cut::After(n) } else { Cut::KeepLast(n) };
                 if let Ok(answer) = self.redis.truncate(&call(), &id, cut, &guard).await {
-                    observe(Observed::Truncated(cut, &answer.value));
+                    learn(&answer.value, News::Truncated(cut));
                 }
             }
             Step::Update(n, size) => {
@@ -83,16 +83,16 @@ impl Fleet {
                 let revise = Arc::new(move |old: &Message| Ok(Message { size, ..old.clone() }));
                 let update = MessageUpdate { id, message_id, revise, guard };
                 if let Ok(answer) = self.redis.update_message(&call(), &update).await {
-                    observe(Observed::MessageUpdated(&answer.value));
+                    learn(&answer.value.thread, News::MessageUpdated(&answer.value.message));
                 }
             }
             Step::Recreate => {
-                if self.redis.delete(&call(), &id, &guard).await.is_ok() {
-                    observe(Observed::Gone(&id));
+                if self.redis.delete(&call(), &id, &guard).await.is_ok() && is_here {
+                    self.copies.forget(&id);
                 }
                 let new = new_thread("t", vec![instructed("m0"), said("m1")]);
                 if let Ok(answer) = self.redis.create(&call(), &new).await {
-                    observe(Observed::Created(&new, &answer.value));
+                    learn(&answer.value.thread, News::Created(&new, &answer.value));
                 }
             }
         }
@@ -101,7 +101,7 @@ impl Fleet {
     /// Checks that whatever the copy answers is what Redis answers; tells how much it answered.
     async fn compare(&self) -> usize {
         let mut answered = 0;
-        let Ok(held) = self.copies.get(&call(), &thread_id("t"), false).await else { return 0 };
+        let Ok(held) = self.copies.get(&call(), &thread_id("t"), false) else { return 0 };
         let truth = self.redis.get(&call(), &thread_id("t"), false).await.unwrap().value;
         assert_eq!(Thread { local: false, ..held.value }, truth);
         for limit in [1, 3, 1000] {
@@ -110,7 +110,7 @@ impl Fleet {
             {
                 let after_seq = after_seq.clamp(0, truth.last_seq);
                 let query = MessagesQuery { after_seq, before_seq, descending, ..pages("t", limit) };
-                if let Ok(held) = self.copies.messages(&call(), &query).await {
+                if let Ok(held) = self.copies.messages(&call(), &query) {
                     answered += 1;
                     let truth = self.redis.messages(&call(), &query).await.unwrap().value;
                     assert_eq!((held.value.messages, held.value.more), (truth.messages, truth.more));
@@ -118,7 +118,7 @@ impl Fleet {
             }
         }
         for max_messages in [1, 4, 0] {
-            if let Ok(held) = self.copies.context(&call(), &window(max_messages)).await {
+            if let Ok(held) = self.copies.context(&call(), &window(max_messages)) {
                 answered += 1;
                 let truth = self.redis.context(&call(), &window(max_messages)).await.unwrap().value;
                 assert_eq!(held.value.messages, truth.messages);
@@ -140,7 +140,7 @@ proptest! {
             let fleet = fleet();
             for (step, is_here) in steps {
                 fleet.take(&step, is_here).await;
-                let held = fleet.copies.get(&call(), &thread_id("t"), false).await.ok();
+                let held = fleet.copies.get(&call(), &thread_id("t"), false).ok();
                 let truth = fleet.redis.get(&call(), &thread_id("t"), false).await.ok();
                 let is_current = |held: &Thread, truth: &Thread| {
                     (&held.epoch, held.revision) == (&truth.epoch, truth.revision)
@@ -148,7 +148,7 @@ proptest! {
                 if held.zip(truth).is_some_and(|(held, truth)| is_current(&held.value, &truth.value)) {
                     fleet.compare().await;
                 }
-                assert!(lock(&fleet.copies.held).stock.is_balanced());
+                assert!(fleet.copies.lock().copies.is_balanced());
             }
         });
     }

@@ -3,30 +3,70 @@
 
 use std::cmp::Ordering;
 
-use super::copy::HeldThread;
-use crate::outage::observed::Observed;
+use super::ThreadCopy;
 use crate::{
     clock::Timestamp,
     memory::{
         batch,
+        conversation::Creator,
         ids::Use,
         log::{self, Log, as_i64},
     },
     threads::{
         Append, Appended, Context, Cut, IDS_GENERATION, Message, MessagesPage, MessagesQuery, NewMessage,
-        NewThread, StoredMessage, Thread, ThreadId,
+        NewThread, StoredMessage, Thread,
+        watch::{Found, Place, Since},
     },
 };
 
-/// Which thread was observed.
-pub(super) fn subject<'a>(observed: &Observed<'a>) -> &'a ThreadId {
-    match *observed {
-        Observed::Gone(id) => id,
-        Observed::Created(_, appended) | Observed::Appended(_, appended) => &appended.thread.id,
-        Observed::Read(thread) | Observed::Changed(thread) | Observed::Truncated(_, thread) => &thread.id,
-        Observed::Messages(_, page) => &page.thread.id,
-        Observed::Context(context) => &context.thread.id,
-        Observed::MessageUpdated(updated) => &updated.thread.id,
+/// What an answer of Redis says of a thread beside its metadata.
+#[derive(Debug)]
+pub(in crate::outage) enum News<'a> {
+    /// Nothing.
+    Metadata,
+    /// The call changed the thread's own fields.
+    Updated,
+    /// The call created the thread, or had done so before.
+    Created(&'a NewThread, &'a Appended),
+    /// The call appended messages, or had done so before.
+    Appended(&'a Append, &'a Appended),
+    /// These are all messages from a seq on, ascending.
+    Run(Vec<StoredMessage>, i64),
+    /// The context that was read.
+    Context(&'a Context),
+    /// The call changed a message.
+    MessageUpdated(&'a StoredMessage),
+    /// The call dropped the tail or the head.
+    Truncated(Cut),
+}
+
+impl News<'_> {
+    /// What a page of messages says.
+    pub(in crate::outage) fn of_page(query: &MessagesQuery, page: &MessagesPage) -> Self {
+        let Some(from) = start_of_run(query, page) else { return Self::Metadata };
+        let mut messages = page.messages.clone();
+        if query.descending {
+            messages.reverse();
+        }
+        Self::Run(messages, from)
+    }
+
+    /// What an answer to a watcher says: perhaps the messages up to the thread's end.
+    pub(in crate::outage) fn of_watch(since: &Since, found: &Found) -> Self {
+        let after = match since {
+            Since::Seq(after) => Some(*after),
+            Since::Told(Place { position, .. }) => {
+                let is_same =
+                    position.epoch == found.thread.epoch && found.newest_change <= position.revision;
+                is_same.then_some(position.seq)
+            }
+        };
+        match after {
+            Some(after) if !found.more && after <= found.thread.last_seq => {
+                Self::Run(found.messages.clone(), after.saturating_add(1))
+            }
+            Some(_) | None => Self::Metadata,
+        }
     }
 }
 
@@ -54,87 +94,76 @@ fn standing(known: &Thread, said: &Thread) -> Standing {
     }
 }
 
-/// Learns from an answer; gives the copy afterwards, if one remains. A copy in which writes wait stays as it is, and is not
-/// read from any more where that tells of other writes.
-pub(super) fn learn(
-    mut held: Option<HeldThread>,
-    observed: &Observed<'_>,
-    now: Timestamp,
-) -> Option<HeldThread> {
-    if let Some(mut held) = held.take_if(|held| held.is_waiting()) {
-        if let Some(thread) = thread(observed) {
-            held.notice(thread);
+impl ThreadCopy {
+    /// Learns from an answer; `None` begins a copy. A copy in which writes wait stays as it is, and is not read from any more
+    /// where the answer tells of other writes.
+    pub(in crate::outage) fn learn(
+        known: Option<Self>,
+        thread: &Thread,
+        news: News<'_>,
+        now: Timestamp,
+    ) -> Self {
+        let (mut copy, standing) = match known {
+            Some(mut copy) if copy.is_waiting => {
+                let (epoch, revision) = &copy.acknowledged;
+                copy.is_behind |= thread.epoch != *epoch || thread.revision > *revision;
+                return copy;
+            }
+            Some(copy) if copy.thread().epoch == thread.epoch => {
+                let standing = standing(copy.thread(), thread);
+                (copy, standing)
+            }
+            Some(_) | None => (Self::of(thread, now), Standing::Unknown),
+        };
+        if standing != Standing::Older {
+            copy.take(thread, news, standing, now);
         }
-        return Some(held);
+        copy
     }
-    let thread = thread(observed)?;
-    let (mut held, standing) = match held {
-        Some(held) if held.thread.epoch == thread.epoch => {
-            let standing = standing(&held.thread, thread);
-            (held, standing)
-        }
-        Some(_) | None => (HeldThread::of(thread, now), Standing::Unknown),
-    };
-    if standing != Standing::Older {
-        held.learn(thread, observed, standing, now);
-    }
-    Some(held)
-}
 
-/// The thread that an answer tells of, if it exists.
-fn thread<'a>(observed: &Observed<'a>) -> Option<&'a Thread> {
-    match *observed {
-        Observed::Gone(_) => None,
-        Observed::Created(_, appended) | Observed::Appended(_, appended) => Some(&appended.thread),
-        Observed::Read(thread) | Observed::Changed(thread) | Observed::Truncated(_, thread) => Some(thread),
-        Observed::Messages(_, page) => Some(&page.thread),
-        Observed::Context(context) => Some(&context.thread),
-        Observed::MessageUpdated(updated) => Some(&updated.thread),
-    }
-}
-
-impl HeldThread {
-    fn learn(&mut self, thread: &Thread, observed: &Observed<'_>, standing: Standing, now: Timestamp) {
-        let known_last_seq = self.thread.last_seq;
-        self.thread = Thread { local: true, ..thread.clone() };
+    /// Takes the metadata of an answer.
+    pub(super) fn describe(&mut self, thread: &Thread, now: Timestamp) {
+        self.conversation.thread = Thread { local: true, ..thread.clone() };
         self.acknowledged = (thread.epoch.clone(), thread.revision);
         self.as_of = now;
         self.is_renewed = false;
-        if matches!(observed, Observed::Created(..) | Observed::Appended(..)) {
+    }
+
+    fn take(&mut self, thread: &Thread, news: News<'_>, standing: Standing, now: Timestamp) {
+        let known_last_seq = self.thread().last_seq;
+        self.describe(thread, now);
+        if matches!(news, News::Created(..) | News::Appended(..)) {
             self.wrote_at = Some(now);
         }
-        match *observed {
-            Observed::Created(new, created) if thread.revision == 1 => self.learn_creation(new, created),
-            Observed::Appended(append, appended) => {
+        let log = &mut self.conversation.log;
+        match news {
+            News::Created(new, created) if thread.revision == 1 => self.learn_creation(new, created),
+            News::Appended(append, appended) => {
                 self.learn_append(append, appended, standing, known_last_seq);
             }
-            Observed::Messages(query, page) => match start_of_run(query, page) {
-                Some(from) => self.learn_run(in_order(query, page), from, standing, known_last_seq),
-                None => self.learn_revision(standing),
-            },
-            Observed::Context(context) => self.learn_context(context, standing, known_last_seq),
-            Observed::Changed(_) if standing == Standing::Next => {}
-            Observed::MessageUpdated(updated) if standing == Standing::Next => {
-                let message = Message::clone(&updated.message.message);
+            News::Run(messages, from) => self.learn_run(messages, from, standing, known_last_seq),
+            News::Context(context) => self.learn_context(context, standing, known_last_seq),
+            News::Updated if standing == Standing::Next => {}
+            News::MessageUpdated(updated) if standing == Standing::Next => {
+                let message = Message::clone(&updated.message);
                 let is_instruction = message.role.is_instruction();
-                // One that was in progress was in no context, so it is not known.
-                if self.log.replace(updated.message.seq, message).is_none() && is_instruction {
-                    self.log.forget_instructions();
+                // A message that was in progress was in no context, so it is not known.
+                if log.replace(updated.seq, message).is_none() && is_instruction {
+                    log.forget_instructions();
                 }
             }
-            Observed::Truncated(cut, _) if standing == Standing::Next => {
-                // How many of the newest stay says nothing of instructions among what is not known.
+            News::Truncated(cut) if standing == Standing::Next => {
+                // How many of the newest stay says nothing of instructions among the messages that are not known.
                 if self.known_from > 0 && matches!(cut, Cut::KeepLast(_)) {
-                    self.log.forget_instructions();
+                    log.forget_instructions();
                 }
-                self.log.cut(cut);
+                log.cut(cut);
             }
-            Observed::Created(..)
-            | Observed::Read(_)
-            | Observed::Changed(_)
-            | Observed::MessageUpdated(_)
-            | Observed::Truncated(..)
-            | Observed::Gone(_) => self.learn_revision(standing),
+            News::Created(..)
+            | News::Metadata
+            | News::Updated
+            | News::MessageUpdated(_)
+            | News::Truncated(_) => self.learn_revision(standing),
         }
         if !self.agrees() {
             self.cut_run();
@@ -150,22 +179,26 @@ impl HeldThread {
 
     /// Gives up the run: from now on only what is newer than the thread is known.
     pub(super) fn cut_run(&mut self) {
-        let is_empty = self.thread.message_count == 0;
-        self.log = if is_empty { Log::whole() } else { Log::tail() };
-        self.known_from = if is_empty { 0 } else { self.thread.last_seq.saturating_add(1) };
+        let is_empty = self.thread().message_count == 0;
+        self.conversation.log = if is_empty { Log::whole() } else { Log::tail() };
+        self.known_from = if is_empty { 0 } else { self.thread().last_seq.saturating_add(1) };
     }
 
     /// Learns a thread whose only write so far is this creation, or the one that this repeats.
     fn learn_creation(&mut self, new: &NewThread, created: &Appended) {
-        self.created_by.clone_from(&new.request_id);
-        self.log = Log::whole();
+        self.conversation.created_by = new.request_id.clone().map(Creator::Create);
+        self.conversation.log = Log::whole();
         self.known_from = 0;
         for (new, appended) in new.messages.iter().zip(&created.messages) {
-            if appended.seq > self.log.last_seq() {
-                self.log.push(log::stored(&new.message, appended.seq, created.thread.create_time));
+            if appended.seq > self.conversation.log.last_seq() {
+                self.conversation.log.push(log::stored(
+                    &new.message,
+                    appended.seq,
+                    created.thread.create_time,
+                ));
             }
         }
-        self.log.trim(self.thread.profile.trim);
+        self.conversation.log.trim(self.thread().profile.trim);
         self.remember_ids(&new.messages, created);
     }
 
@@ -187,38 +220,39 @@ impl HeldThread {
             return;
         }
         if standing != Standing::Next || previous != known_last_seq {
-            self.log = if from == 0 { Log::whole() } else { Log::tail() };
+            self.conversation.log = if from == 0 { Log::whole() } else { Log::tail() };
             self.known_from = from;
         }
         for (new, seq) in fresh {
-            self.log.push(log::stored(&new.message, seq, appended.thread.update_time));
+            self.conversation.log.push(log::stored(&new.message, seq, appended.thread.update_time));
         }
         self.trim();
     }
 
     /// Takes a run that was read, from a seq to the end of the thread, if it tells more than is known.
     fn learn_run(&mut self, run: Vec<StoredMessage>, from: i64, standing: Standing, known_last_seq: i64) {
-        let is_whole = as_i64(run.len()) == self.thread.message_count;
+        let is_whole = as_i64(run.len()) == self.thread().message_count;
         let from = if is_whole { 0 } else { from };
         if standing == Standing::Same && self.known_from <= from {
             return;
         }
         if self.joins(from, standing, known_last_seq) {
             for stored in run.into_iter().filter(|stored| stored.seq > known_last_seq) {
-                self.log.push(stored);
+                self.conversation.log.push(stored);
             }
             return self.trim();
         }
         // Instructions that were known of the same revision stay known.
-        let knows_instructions = standing == Standing::Same && self.log.knows_instructions();
-        let older: Vec<_> = self.log.range(0..from).filter(|_| knows_instructions).cloned().collect();
+        let knows_instructions = standing == Standing::Same && self.conversation.log.knows_instructions();
+        let older: Vec<_> =
+            self.conversation.log.range(0..from).filter(|_| knows_instructions).cloned().collect();
         self.relog(is_whole || knows_instructions, older.into_iter().chain(run), from);
     }
 
     /// Whether a run from there on goes on from what is known. One write that brought messages was an append and nothing else;
     /// a watcher often reads them before the answer to their writer is here.
     fn joins(&self, from: i64, standing: Standing, known_last_seq: i64) -> bool {
-        let is_append = standing == Standing::Next && self.thread.last_seq > known_last_seq;
+        let is_append = standing == Standing::Next && self.thread().last_seq > known_last_seq;
         is_append && self.known_from <= from && from <= known_last_seq.saturating_add(1)
     }
 
@@ -229,11 +263,12 @@ impl HeldThread {
             return self.learn_run(run, from, standing, known_last_seq);
         }
         let is_longer = standing == Standing::Same && self.known_from <= from;
-        if is_longer && self.log.knows_instructions() {
+        if is_longer && self.conversation.log.knows_instructions() {
             return;
         }
         let from = if is_longer { self.known_from } else { from };
-        let known: Vec<_> = self.log.range(from..i64::MAX).filter(|_| is_longer).cloned().collect();
+        let known: Vec<_> =
+            self.conversation.log.range(from..i64::MAX).filter(|_| is_longer).cloned().collect();
         let run = if is_longer { known } else { run };
         let older = context.messages.iter().filter(|stored| stored.seq < from).cloned();
         self.relog(true, older.chain(run), from);
@@ -244,35 +279,40 @@ impl HeldThread {
         let mut log = if knows_instructions { Log::whole() } else { Log::tail() };
         messages.for_each(|stored| log.push(stored));
         log.unlist_departed();
-        self.log = log;
+        self.conversation.log = log;
         self.known_from = from;
     }
 
     /// Drops what the newest append trimmed.
     pub(super) fn trim(&mut self) {
         // Of what leaves the list, instructions may stay stored: where they are unknown, so is all that is older.
-        if self.log.trim(self.thread.profile.trim) > 0 && self.known_from > 0 {
-            self.known_from =
-                self.log.listed_from().unwrap_or_else(|| self.thread.last_seq.saturating_add(1));
+        if self.conversation.log.trim(self.thread().profile.trim) > 0 && self.known_from > 0 {
+            self.known_from = self
+                .conversation
+                .log
+                .listed_from()
+                .unwrap_or_else(|| self.thread().last_seq.saturating_add(1));
         }
     }
 
     fn remember_ids(&mut self, messages: &[NewMessage], appended: &Appended) {
         for (new, verdict) in messages.iter().zip(&appended.messages) {
-            self.ids.insert(new.message.id.clone(), Use { seq: verdict.seq, digest: new.digest });
+            self.conversation
+                .ids
+                .insert(new.message.id.clone(), Use { seq: verdict.seq, digest: new.digest });
         }
-        self.ids.rotate(IDS_GENERATION, |_| false);
+        self.conversation.ids.rotate(IDS_GENERATION, |_| false);
     }
 
     /// Whether the log can be what the thread's counters say. If not, something happened that no rule here foresees.
     pub(super) fn agrees(&self) -> bool {
-        let (thread, tally) = (&self.thread, self.log.tally());
-        let is_within = self.log.last_seq() <= thread.last_seq;
+        let (thread, tally) = (self.thread(), self.conversation.log.tally());
+        let is_within = self.conversation.log.last_seq() <= thread.last_seq;
         if self.known_from == 0 {
             let counted = (thread.message_count, thread.size_bytes, thread.token_count);
             return is_within && counted == (tally.count, tally.bytes, tally.tokens);
         }
-        let is_stored = tally.count == 0 || self.log.first_seq() >= thread.first_seq;
+        let is_stored = tally.count == 0 || self.conversation.log.first_seq() >= thread.first_seq;
         is_within && is_stored && tally.count <= thread.message_count
     }
 }
@@ -287,15 +327,6 @@ fn start_of_run(query: &MessagesQuery, page: &MessagesPage) -> Option<i64> {
         (true, true) if has_end && cursor == 0 => page.messages.last().map(|oldest| oldest.seq),
         (true | false, true | false) => None,
     }
-}
-
-/// A page's messages, ascending.
-fn in_order(query: &MessagesQuery, page: &MessagesPage) -> Vec<StoredMessage> {
-    let mut messages = page.messages.clone();
-    if query.descending {
-        messages.reverse();
-    }
-    messages
 }
 
 /// The messages of a context behind which nothing was left out, and from which seq on. Where the whole thread is in
