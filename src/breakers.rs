@@ -3,7 +3,7 @@
 //! A breaker guards one model. It is CLOSED while calls pass and are counted, OPEN while they are rejected, and
 //! HALF_OPEN while a budget of trial calls passes. Its history is a row of generations within an epoch, one a change.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 
@@ -45,13 +45,14 @@ macro_rules! names {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
     };
 }
+use names;
 
 /// State of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
