@@ -4,13 +4,19 @@ use std::time::Duration;
 
 use bb8_redis::redis::{Script, ScriptInvocation, Value};
 
-use super::{Redis, breaker_reply as told, reply::Reply, run::invoke, scripts};
+use super::{
+    Redis, breaker_reply as told,
+    reply::Reply,
+    run::{invoke, millis},
+    scripts,
+};
 use crate::{
     breakers::{
         BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
         store::{
-            Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Listed,
-            Recorded, Settled, Settlement, Terms, Told, Wish,
+            Batch, Begins, Change, Changed, Followed, Glance, INSTANCE_KEPT, LOG_KEPT, LeaseRequest,
+            LeaseResult, Leased, Listed, ORDERS_KEPT, Recorded, SETTLED_KEPT, STATE_KEPT, Settled,
+            Settlement, Terms, Told, Wish,
         },
     },
     breakers::{History, Log, Position, View},
@@ -64,6 +70,7 @@ impl RedisBreakers {
             .redis
             .run_script(call, operation, script, &keys, |script| {
                 script.arg(&*terms.revision).arg(kind).arg(size).arg(terms.settings.min_reporters);
+                script.arg(millis(STATE_KEPT));
                 arguments(script);
             })
             .await;
@@ -91,6 +98,7 @@ impl RedisBreakers {
         let epoch = if creates { fresh_id(&self.redis.clock) } else { String::new() };
         self.run(call, "record", &scripts::BREAKER_RECORD, key, terms, |script| {
             script.arg(&*batch.instance).arg(batch.number).arg(u8::from(creates)).arg(&epoch);
+            script.arg(millis(INSTANCE_KEPT));
             for group in &batch.groups {
                 match &group.position {
                     Some(position) => script.arg(&position.epoch).arg(position.generation),
@@ -109,10 +117,6 @@ fn add_wish(script: &mut ScriptInvocation<'_>, wish: Option<Wish>) {
         Some(wish) => script.arg(millis(wish.length)).arg(wish.outcome.as_str()),
         None => script.arg(0).arg(""),
     };
-}
-
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A length in ms; -1 for none.
@@ -239,6 +243,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(&settlement.position.epoch).arg(settlement.position.generation);
                 script.arg(&settlement.lease).arg(&[settlement.mark.as_byte()][..]);
                 add_wish(script, settlement.wish);
+                script.arg(SETTLED_KEPT);
             })
             .await?;
         heard.map(|heard| {
@@ -268,7 +273,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(change.outcome.map_or("", |outcome| outcome.as_str()));
                 script.arg(&change.actor).arg(&change.detail);
                 script.arg(change.request.as_deref().unwrap_or_default()).arg(&self.instance);
-                script.arg(u8::from(change.begins == Begins::Epoch));
+                script.arg(u8::from(change.begins == Begins::Epoch)).arg(LOG_KEPT).arg(ORDERS_KEPT);
             })
             .await?;
         heard.map(|heard| {

@@ -23,7 +23,7 @@ use crate::{
     threads::{Profile, Swept, Thread, ThreadId},
 };
 
-/// An index may lag behind a thread's last activity by as much; `scripts/append.lua` knows it too.
+/// An index may lag behind a thread's last activity by as much.
 pub(super) const LAG: Duration = Duration::from_mins(1);
 /// A creation happens within this time of its index entry, or not at all.
 const CREATION: Duration = Duration::from_secs(5);

@@ -34,6 +34,11 @@ pub(super) async fn invoke<T: FromRedisValue>(
     invocation.invoke_async(connection).await
 }
 
+/// A length as scripts take it.
+pub(super) fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl RedisThreads {
     /// Runs a script on a thread. `arguments` adds what follows the latest moment at which to write.
     pub(super) async fn run(

@@ -8,7 +8,9 @@ use tokio::time::sleep;
 use super::{
     Redis, entry,
     fields::{change_fields, default_profile, profile_fields},
+    index::LAG,
     read::{Read, ReadArguments},
+    run::millis,
     scripts,
 };
 use crate::{
@@ -16,12 +18,13 @@ use crate::{
     clock::fresh_id,
     error::{Error, Result},
     threads::{
-        Append, Appended, AppendedMessage, Context, ContextQuery, Cut, Digest, Fork, Guard, IDS_GENERATION,
-        Limits, MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Message, MessageUpdate, MessagesPage, MessagesQuery,
-        NewMessage, NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange,
-        ThreadId, ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+        Append, Appended, AppendedMessage, Context, ContextQuery, Cut, DELETIONS_KEPT, Digest, Fork, Guard,
+        IDS_GENERATION, Limits, MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Message, MessageUpdate,
+        MessagesPage, MessagesQuery, NewMessage, NewThread, Owner, Profile, REQUESTS_KEPT, StoredMessage,
+        Swept, TOMBSTONE_TTL, Thread, ThreadChange, ThreadId, ThreadStore, ThreadsPage, ThreadsQuery, Ttl,
+        UpdatedMessage,
         journal::{Replay, Replayed},
-        watch::{Followed, Since},
+        watch::{CHANGES_KEPT, Followed, Since},
     },
 };
 
@@ -129,7 +132,7 @@ impl RedisThreads {
     ) {
         script.arg(mode).arg(etag).arg(owner).arg(self.limits.max_messages).arg(self.limits.max_bytes);
         script.arg(MAX_INSTRUCTIONS).arg(MAX_INSTRUCTION_BYTES).arg(IDS_GENERATION).arg(request);
-        script.arg(fields.len() * 2);
+        script.arg(millis(LAG)).arg(fields.len() * 2);
         for (name, value) in fields {
             script.arg(*name).arg(value);
         }
@@ -197,7 +200,7 @@ impl ThreadStore for RedisThreads {
         let mut reply = self
             .run(call, "delete", &scripts::DELETE, id, &keys, |script| {
                 script.arg(guard.etag.as_deref().unwrap_or_default()).arg(&request);
-                script.arg(TOMBSTONE_TTL.as_secs());
+                script.arg(TOMBSTONE_TTL.as_secs()).arg(DELETIONS_KEPT);
             })
             .await?;
         let (epoch, owner) = (reply.text()?, reply.text()?);
@@ -303,6 +306,7 @@ impl ThreadStore for RedisThreads {
                 .run(call, "replace message", &scripts::REPLACE_MESSAGE, &update.id, &keys, |script| {
                     script.arg(etag).arg(&request).arg(seq).arg(&old[..]).arg(entry::encode(&revised));
                     script.arg(self.limits.max_bytes).arg(MAX_INSTRUCTION_BYTES);
+                    script.arg(REQUESTS_KEPT).arg(CHANGES_KEPT);
                 })
                 .await;
             let mut reply = match replaced {
@@ -327,6 +331,7 @@ impl ThreadStore for RedisThreads {
         let mut reply = self
             .run(call, "truncate", &scripts::TRUNCATE, id, &keys, |script| {
                 script.arg(guard.etag.as_deref().unwrap_or_default()).arg(&request).arg(word).arg(n);
+                script.arg(REQUESTS_KEPT).arg(CHANGES_KEPT);
             })
             .await?;
         let expire_time = reply.expiry()?;
@@ -375,6 +380,7 @@ impl RedisThreads {
         let mut reply = self
             .run(call, "update", &scripts::UPDATE, id, &keys, |script| {
                 script.arg(guard.etag.as_deref().unwrap_or_default()).arg(&request).arg(u8::from(is_write));
+                script.arg(REQUESTS_KEPT).arg(CHANGES_KEPT);
                 for (name, value) in fields {
                     script.arg(*name).arg(value);
                 }
