@@ -41,16 +41,17 @@ impl Window {
     }
 }
 
-/// What a lease that nobody reported means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ExpiredPermit {
-    /// The slot goes back to the budget.
-    #[default]
-    Release,
-    /// It counts as a failure.
-    Failure,
+super::named! {
+    /// What a lease that nobody reported means.
+    #[derive(Default)]
+    pub enum ExpiredPermit {
+        /// The slot goes back to the budget.
+        #[default]
+        Release = "RELEASE",
+        /// It counts as a failure.
+        Failure = "FAILURE",
+    }
 }
-super::names!(ExpiredPermit { Release = "RELEASE", Failure = "FAILURE" });
 
 /// The values that a setting may have, and the reason that refuses any other.
 struct Allowed<T>(RangeInclusive<T>, &'static str);

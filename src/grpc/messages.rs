@@ -93,16 +93,10 @@ fn check_status(check: &mut Check, path: Path<'_>, status: i32) {
 }
 
 fn role(check: &mut Check, path: Path<'_>, role: i32) -> Option<Role> {
-    let parsed = match proto::Role::try_from(role) {
-        Ok(proto::Role::Unspecified) => Err("is required"),
-        Ok(proto::Role::System) => Ok(Role::System),
-        Ok(proto::Role::Developer) => Ok(Role::Developer),
-        Ok(proto::Role::User) => Ok(Role::User),
-        Ok(proto::Role::Assistant) => Ok(Role::Assistant),
-        Ok(proto::Role::Tool) => Ok(Role::Tool),
-        Err(_) => Err("is no role that this server knows"),
-    };
-    parsed.map_err(|reason| check.refuse(path, reason)).ok()
+    let parsed = Role::of_number(role);
+    check.require(path, role != 0, "is required");
+    check.require(path, role == 0 || parsed.is_some(), "is no role that this server knows");
+    parsed
 }
 
 /// The digest that a stored message had if it was stored as it was sent.

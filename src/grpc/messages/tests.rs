@@ -202,6 +202,20 @@ fn a_message_takes_2_mib_and_a_batch_100_messages_and_3_mib() {
 }
 
 #[test]
+fn roles_have_the_numbers_of_the_contract() {
+    for number in 1..=5_i32 {
+        let role = Role::of_number(number).unwrap();
+        assert_eq!(i32::from(role.number()), number);
+        let name = proto::Role::try_from(number).unwrap().as_str_name();
+        assert_eq!(name, format!("ROLE_{role:?}").to_uppercase());
+    }
+    for unknown in [i32::MIN, -1, 0, 6] {
+        assert_eq!(Role::of_number(unknown), None);
+    }
+    assert!(proto::Role::try_from(6).is_err());
+}
+
+#[test]
 fn a_revision_replaces_the_masked_fields_and_keeps_the_rest() {
     let mut before = user("a", vec![text("1234")]);
     before.model = "m".into();
