@@ -2,14 +2,9 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::{Script, ScriptInvocation, Value};
+use bb8_redis::redis::{Script, ScriptInvocation};
 
-use super::{
-    Redis, breaker_reply as told,
-    reply::Reply,
-    run::{invoke, millis},
-    scripts,
-};
+use super::{Redis, breaker_reply as told, reply::Reply, run::millis, scripts};
 use crate::{
     breakers::{
         BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
@@ -363,11 +358,7 @@ impl BreakerStore for RedisBreakers {
         let [state, _, _, _, log] = self.redis.keys.breaker(key);
         let mut invocation = scripts::BREAKER_LOG.prepare_invoke();
         invocation.key(state).key(log).arg(after).arg(limit.saturating_add(1));
-        let invocation = &invocation;
-        let told = self.redis.pool.run(call, "read log", |mut connection| async move {
-            invoke::<Vec<Value>>(invocation, &mut connection).await
-        });
-        let values = match told.await {
+        let values = match self.redis.invoke(call, "read log", &invocation).await {
             Ok(values) => values,
             Err(error) => return Err(self.redis.name_wrong_key(call, key, error).await),
         };

@@ -11,7 +11,6 @@ use super::{
     entry,
     fields::{Fields, profile_fields},
     reply::Reply,
-    run::invoke,
     scripts,
     threads::RedisThreads,
 };
@@ -185,16 +184,7 @@ impl RedisThreads {
             }
             invocation
         };
-        let invocation = &invocation;
-        let _: Vec<Value> = self
-            .redis
-            .pool
-            .run(
-                call,
-                "fork write",
-                |mut connection| async move { invoke(invocation, &mut connection).await },
-            )
-            .await?;
+        let _: Value = self.redis.invoke(call, "fork write", &invocation).await?;
         Ok(slice)
     }
 
