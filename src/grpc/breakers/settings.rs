@@ -157,7 +157,7 @@ fn write_window(window: Window) -> WireWindow {
 /// Parses new settings: the mask names the settings that are replaced; without a mask all of them are.
 pub(super) fn revise(check: &mut Check, new: proto::BreakerSettings, mask: Option<&FieldMask>) -> Revise {
     let names = match mask {
-        Some(mask) => masked(check, mask, named, "the fields of BreakerSettings"),
+        Some(mask) => masked(check, mask, NAMES, Some("the fields of BreakerSettings")),
         None => NAMES.to_vec(),
     };
     let mut settings = BreakerSettings::default();
@@ -177,10 +177,6 @@ pub(super) fn revise(check: &mut Check, new: proto::BreakerSettings, mask: Optio
         found.extend(settings.violations());
         if found.is_empty() { Ok(settings) } else { Err(found.into_iter().map(within_settings).collect()) }
     })
-}
-
-fn named(path: &str) -> Option<&'static str> {
-    NAMES.iter().copied().find(|name| *name == path)
 }
 
 fn within_settings(violation: Violation) -> Violation {
