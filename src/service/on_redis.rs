@@ -16,7 +16,7 @@ use crate::{
     grpc::{self, Backend},
     journal::{FileJournal, Opened, SyncPolicy},
     memory::{JournalBounds, MemoryBreakers, MemoryCopies},
-    redis::{Known, Notifications, Redis, RedisBreakers, RedisClock, RedisThreads, Ring},
+    redis::{Notifications, Redis, RedisBreakers, RedisClock, RedisThreads, Ring},
     settings::{FallbackSettings, Fsync, Settings},
     shutdown::Shutdown,
     threads::{copies::ThreadCopies, watch::Wakers},
@@ -48,7 +48,7 @@ pub(super) async fn run(
     let (mode, serving) = watch::channel(Serving { mode: begin, since: SystemClock.now() });
     let wakers = Wakers { serving: Some(serving.clone()), ..Wakers::default() };
     let engines = Engines::start(&settings, &redis, instance, &wakers, &shutdown);
-    let told = tell_of(&settings, redis.clone(), Arc::clone(&reachability));
+    let told = tell_of(redis.clone(), Arc::clone(&reachability));
     let diagnostics = diagnostics((instance, started), told, &threads, &engines, &wakers);
     let handover = engines.handover(&reachability);
     let (bells, tasks) = (Arc::clone(&wakers.bells), shutdown.clone());
@@ -263,10 +263,6 @@ fn probe(
 }
 
 /// Redis as this process sees it.
-fn tell_of(settings: &Settings, redis: Redis, reachability: Arc<Reachability>) -> Tells<RedisStatus> {
-    let url = settings.redis.endpoint.to_string();
-    Box::new(move || {
-        let Known { kind, server_version, round_trip } = redis.known();
-        RedisStatus { url: url.clone(), kind, server_version, round_trip, last_error: reachability.trouble() }
-    })
+fn tell_of(redis: Redis, reachability: Arc<Reachability>) -> Tells<RedisStatus> {
+    Box::new(move || RedisStatus { last_error: reachability.trouble(), ..redis.status() })
 }
