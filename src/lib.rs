@@ -30,7 +30,7 @@
 //! ```
 //!
 //! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
-//! `redis` and `memory` import `threads` and `breakers` and never each other (`redis` its part of `settings`, too);
+//! `redis` and `memory` import `threads` and `breakers` and never each other (`redis` and `grpc` their parts of `settings`, too);
 //! `journal` imports `threads`, `error`, `clock` and `shutdown`; `threads` imports only `error`, `clock`, `call` and
 //! `doorbell`, `breakers` these and `shutdown`; `settings` imports `breakers::policies` alone.
 //! Generated types appear only inside `grpc`, the redis crate only inside `redis`, protobuf only in `grpc` and `journal`.

@@ -61,20 +61,20 @@ pub struct ServerSettings {
     pub drain_deadline: Duration,
     /// The largest request message in bytes, 4 MiB to 64 MiB.
     #[serde(deserialize_with = "limits::bytes")]
-    pub max_request_bytes: u64,
+    pub max_request_bytes: usize,
     /// The largest response message in bytes, 4 MiB to 1 GiB.
     #[serde(deserialize_with = "limits::bytes")]
-    pub max_response_bytes: u64,
-    /// HTTP/2 streams per connection, 1 to 100,000.
+    pub max_response_bytes: usize,
+    /// HTTP/2 streams per connection, 1 to 100,000; a client that is told of the limit waits.
     pub max_concurrent_streams: u32,
-    /// Calls in work in this process, 1 to 100,000.
-    pub max_concurrent_calls: u32,
-    /// Watches open at once in this process, 1 to 100,000.
-    pub max_open_streams: u32,
-    /// Silence on a connection before it is pinged, 1 s to 1 h.
+    /// Calls in work in this process, 1 to 100,000; one more is refused.
+    pub max_concurrent_calls: usize,
+    /// Watches open at once in this process, 1 to 100,000; one more is refused.
+    pub max_open_streams: usize,
+    /// Silence on a connection before it is pinged, by HTTP/2 and by TCP, 1 s to 1 h.
     #[serde(deserialize_with = "limits::duration")]
     pub keepalive_interval: Duration,
-    /// How long the answer to a ping may take, 1 s to 10 min.
+    /// How long the answer to a ping may take before the connection is closed, 1 s to 10 min.
     #[serde(deserialize_with = "limits::duration")]
     pub keepalive_timeout: Duration,
 }
@@ -144,10 +144,10 @@ pub struct ThreadSettings {
     #[serde(deserialize_with = "limits::duration")]
     pub sweep_interval: Duration,
     /// Messages in one thread, 1 to 10,000,000.
-    pub max_messages: u64,
+    pub max_messages: i64,
     /// Bytes of messages in one thread, 1 KiB to 4 GiB.
     #[serde(deserialize_with = "limits::bytes")]
-    pub max_bytes: u64,
+    pub max_bytes: i64,
 }
 
 /// Holds what circuit breakers go by.
@@ -169,10 +169,10 @@ pub struct MemorySettings {
     #[serde(deserialize_with = "limits::bytes")]
     pub copy_bytes: u64,
     /// Threads among these copies, 0 (none) to 10,000,000.
-    pub copy_threads: u64,
+    pub copy_threads: usize,
     /// Breakers kept, 100 to 10,000,000; least recently used ones that are CLOSED and without settings or override make
     /// room.
-    pub max_breakers: u64,
+    pub max_breakers: usize,
 }
 
 /// Holds the bounds of what waits to be merged into Redis, and where else it is kept.

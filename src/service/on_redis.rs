@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{Fault, count, limits, serve, start};
+use super::{Fault, limits, serve, start};
 use crate::{
     breakers::{BreakerStore, Engine},
     call::{Serving, ServingMode},
@@ -97,7 +97,7 @@ fn assemble_threads(
         max_bytes: settings.fallback.journal_bytes,
         max_entries: settings.fallback.journal_entries,
     };
-    let room = (settings.memory.copy_bytes, count(settings.memory.copy_threads));
+    let room = (settings.memory.copy_bytes, settings.memory.copy_threads);
     // Copies expire by the clock that said when.
     let mut copies = MemoryCopies::new(redis.clock(), limits, room, bounds, grpc::digest_of);
     if let Some(Opened { journal, records, .. }) = file {
@@ -132,7 +132,7 @@ impl Engines {
         let shared = RedisBreakers::new(redis.clone(), instance);
         let shared = Engine::new(shared, policies, instance, Some(doorbell), shutdown.clone());
         start(&shared, shutdown);
-        let local = MemoryBreakers::new(redis.clock(), count(settings.memory.max_breakers));
+        let local = MemoryBreakers::new(redis.clock(), settings.memory.max_breakers);
         let local = Engine::in_place_of(&shared, local.of_instance(instance.into()));
         start(&local, shutdown);
         Self { shared, local }

@@ -22,7 +22,10 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings", "diagnostics"]),
     ("journal", &["threads", "error", "clock", "shutdown"]),
     ("fallback", &["threads", "breakers", "error", "clock", "call"]),
-    ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics"]),
+    (
+        "grpc",
+        &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics", "settings"],
+    ),
 ];
 
 /// What only some parts may name at all.
