@@ -17,9 +17,11 @@ use crate::{
     settings::RedisSettings,
 };
 
+mod append;
 mod breaker_list;
 mod breaker_reply;
 mod breakers;
+mod dialer;
 mod entry;
 mod fields;
 mod follow;

@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::breakers::policies::Policies;
 
-use layers::{Fault, Layers};
+use layers::{BadSetting, Layers};
 
 pub use flags::Flags;
 pub use print::Effective;
@@ -306,27 +306,34 @@ pub fn load(
 
 impl Settings {
     /// Checks the rules that are neither a type nor a range.
-    fn check(&self) -> Result<(), Fault> {
+    fn check(&self) -> Result<(), BadSetting> {
         if self.server.listen.is_empty() {
-            return Err(Fault::new("server.listen", "must name at least one address"));
+            return Err(BadSetting::new("server.listen", "must name at least one address"));
         }
         let prefix = &self.redis.key_prefix;
         if prefix.len() > 64 || !prefix.bytes().all(|b| b.is_ascii_graphic() && b != b'{' && b != b'}') {
             let reason = "must be at most 64 bytes of printable ASCII, without spaces and braces";
-            return Err(Fault::new("redis.key_prefix", reason));
+            return Err(BadSetting::new("redis.key_prefix", reason));
         }
         if let Err(error) = EnvFilter::builder().parse(&self.log.filter) {
-            return Err(Fault::new("log.filter", format!("{:?} is no log filter: {error}", self.log.filter)));
+            return Err(BadSetting::new(
+                "log.filter",
+                format!("{:?} is no log filter: {error}", self.log.filter),
+            ));
         }
         self.redis.tls.check(self.redis.enabled && self.redis.endpoint.uses_tls())
     }
 }
 
 impl TlsSettings {
-    fn check(&self, used: bool) -> Result<(), Fault> {
+    fn check(&self, used: bool) -> Result<(), BadSetting> {
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => return Err(Fault::new("redis.tls.cert_file", "needs redis.tls.key_file too")),
-            (None, Some(_)) => return Err(Fault::new("redis.tls.key_file", "needs redis.tls.cert_file too")),
+            (Some(_), None) => {
+                return Err(BadSetting::new("redis.tls.cert_file", "needs redis.tls.key_file too"));
+            }
+            (None, Some(_)) => {
+                return Err(BadSetting::new("redis.tls.key_file", "needs redis.tls.cert_file too"));
+            }
             (Some(_), Some(_)) | (None, None) => {}
         }
         if !used {
@@ -341,7 +348,7 @@ impl TlsSettings {
             if let Some(path) = file
                 && let Err(error) = fs::read(path)
             {
-                return Err(Fault::new(key, format!("cannot read {}: {error}", path.display())));
+                return Err(BadSetting::new(key, format!("cannot read {}: {error}", path.display())));
             }
         }
         Ok(())

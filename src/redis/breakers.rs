@@ -119,20 +119,17 @@ fn optional_millis(length: Option<Duration>) -> i64 {
     length.map_or(-1, |length| i64::try_from(length.as_millis()).unwrap_or(i64::MAX))
 }
 
-impl<T> Told<T> {
-    fn map<U>(self, told: impl FnOnce(T) -> Result<U>) -> Result<Told<U>> {
+impl Told<Heard> {
+    /// Reads an answer: how the breaker stands, and what a mechanism's script tells beside.
+    fn read<T>(self, read: impl FnOnce(View, Reply) -> Result<T>) -> Result<Told<T>> {
         match self {
-            Self::Done(value) => told(value).map(Told::Done),
+            Self::Done(Heard::Told(now, mut reply)) => {
+                read(told::view(now, &mut reply)?, reply).map(Told::Done)
+            }
+            Self::Done(Heard::Unborn) => {
+                Err(Error::Internal("a breaker was not created where it may be".into()))
+            }
             Self::Outdated(settings) => Ok(Told::Outdated(settings)),
-        }
-    }
-}
-
-impl Heard {
-    fn told(self) -> Result<(Timestamp, Reply)> {
-        match self {
-            Self::Told(now, reply) => Ok((now, reply)),
-            Self::Unborn => Err(Error::Internal("a breaker was not created where it may be".into())),
         }
     }
 }
@@ -154,9 +151,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(u8::from(with_history));
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let history = if with_history { told::history(&view, &mut reply)? } else { History::default() };
             Ok((view, history))
         })
@@ -176,9 +171,7 @@ impl BreakerStore for RedisBreakers {
             }
             heard @ (Told::Done(Heard::Told(..)) | Told::Outdated(_)) => heard,
         };
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let mut groups = reply.list()?;
             let count = groups.len();
             let groups = std::iter::repeat_with(|| told::disposition(&groups.text()?))
@@ -209,9 +202,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(permitted.map_or(0, |position| position.generation));
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let word = reply.text()?;
             let result = match word.as_str() {
                 "LIVE" => LeaseResult::Live(reply.time()?),
@@ -241,11 +232,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(SETTLED_KEPT);
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
-            Ok(Settled { view, disposition: told::disposition(&reply.text()?)? })
-        })
+        heard.read(|view, mut reply| Ok(Settled { view, disposition: told::disposition(&reply.text()?)? }))
     }
 
     async fn transition(
@@ -271,11 +258,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(u8::from(change.begins == Begins::Epoch)).arg(LOG_KEPT).arg(ORDERS_KEPT);
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
-            Ok(Changed { won: reply.flag()?, view })
-        })
+        heard.read(|view, mut reply| Ok(Changed { won: reply.flag()?, view }))
     }
 
     async fn configure(
@@ -336,9 +319,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(after.map_or(0, |after| after.generation)).arg(limit);
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let mut newest = told::transitions(&view.snapshot.position.epoch, &mut reply.list()?)?;
             newest.reverse();
             let expires_in = u64::try_from(reply.int()?).ok().map(Duration::from_millis);
