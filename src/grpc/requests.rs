@@ -8,7 +8,7 @@ use super::{
     fields::{masked, optional, page_size, request_id},
     ids, messages,
     proto::{self, truncate_thread_request as truncate},
-    tokens::{self, MessagesWalk},
+    tokens,
 };
 use crate::{
     error::Result,
@@ -142,22 +142,21 @@ pub(super) fn append(request: proto::AppendMessagesRequest, default_ttl: Ttl) ->
     check.finish(|| Some(Append { id: id?, messages: messages?, owner, create, etag }))
 }
 
-/// Parses a page of messages to read, and the walk that its page tokens belong to.
-pub(super) fn list_messages(request: &proto::ListMessagesRequest) -> Result<(MessagesQuery, MessagesWalk)> {
+pub(super) fn list_messages(request: &proto::ListMessagesRequest) -> Result<MessagesQuery> {
     let &proto::ListMessagesRequest { after_seq, before_seq, descending, .. } = request;
     let mut check = Check::default();
-    let thread = existing(&mut check, &request.thread_id);
+    let id = existing(&mut check, &request.thread_id);
     convert::check_count(&mut check, Path::Root("after_seq"), after_seq);
     convert::check_count(&mut check, Path::Root("before_seq"), before_seq);
     let limit = page_size(&mut check, request.page_size);
-    let walk = check.finish(|| Some(MessagesWalk { thread: thread?, after_seq, before_seq, descending }))?;
-    let cursor = match request.page_token.as_str() {
-        "" => None,
-        token => Some(walk.open(token)?),
-    };
-    let id = walk.thread.clone();
-    let renew = !request.peek;
-    Ok((MessagesQuery { id, after_seq, before_seq, descending, limit, cursor, renew }, walk))
+    let (cursor, renew) = (None, !request.peek);
+    let mut query = check.finish(|| {
+        Some(MessagesQuery { id: id?, after_seq, before_seq, descending, limit, cursor, renew })
+    })?;
+    if !request.page_token.is_empty() {
+        query.cursor = Some(tokens::open_messages(&query, &request.page_token)?);
+    }
+    Ok(query)
 }
 
 pub(super) fn context(request: &proto::GetContextRequest) -> Result<ContextQuery> {

@@ -162,10 +162,10 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         request: Request<proto::ListMessagesRequest>,
     ) -> Reply<proto::ListMessagesResponse> {
         let call = call(&request, request.get_ref().require_shared);
-        let (query, walk) = requests::list_messages(request.get_ref())?;
+        let query = requests::list_messages(request.get_ref())?;
         tell(&query.id);
         let answer = self.store.messages(&call, &query).await?;
-        Ok(Response::new(pages::messages(&walk, answer)?))
+        Ok(Response::new(pages::messages(&query, answer)?))
     }
 
     async fn get_context(
