@@ -3,7 +3,7 @@
 //! A breaker guards one model. It is CLOSED while calls pass and are counted, OPEN while they are rejected, and
 //! HALF_OPEN while a budget of trial calls passes. Its history is a row of generations within an epoch, one a change.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 
@@ -27,98 +27,92 @@ pub use policies::Policies;
 pub use settings::{BreakerSettings, ExpiredPermit, Window};
 pub use store::BreakerStore;
 
-/// The names of an enum's values, as they are stored and logged.
-macro_rules! names {
-    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+/// Defines an enum whose values have names: so they are stored, logged and called in the contract, in its order.
+macro_rules! named {
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$doc])* $variant,)+
+        }
+
         impl $name {
             /// Every value.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The name as it is stored.
+            /// The value's name.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            /// The value of a stored name.
+            /// The value of a name.
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)+ _ => None }
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
     };
 }
+use named;
 
-/// State of a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum State {
-    /// Calls pass and are counted.
-    #[default]
-    Closed,
-    /// Calls are rejected until `open_until`.
-    Open,
-    /// A budget of trial calls passes.
-    HalfOpen,
+named! {
+    /// State of a breaker.
+    #[derive(Default)]
+    pub enum State {
+        /// Calls pass and are counted.
+        #[default]
+        Closed = "CLOSED",
+        /// Calls are rejected until `open_until`.
+        Open = "OPEN",
+        /// A budget of trial calls passes.
+        HalfOpen = "HALF_OPEN",
+    }
 }
-names!(State { Closed = "CLOSED", Open = "OPEN", HalfOpen = "HALF_OPEN" });
 
-/// Who decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Mode {
-    /// The state machine.
-    #[default]
-    Automatic,
-    /// An operator: every call is rejected, nothing is recorded.
-    ForcedOpen,
-    /// An operator: every call passes, nothing is recorded.
-    Disabled,
-    /// An operator: every call passes and is recorded; the breaker never opens.
-    MetricsOnly,
+named! {
+    /// Who decides.
+    #[derive(Default)]
+    pub enum Mode {
+        /// The state machine.
+        #[default]
+        Automatic = "AUTOMATIC",
+        /// An operator: every call is rejected, nothing is recorded.
+        ForcedOpen = "FORCED_OPEN",
+        /// An operator: every call passes, nothing is recorded.
+        Disabled = "DISABLED",
+        /// An operator: every call passes and is recorded; the breaker never opens.
+        MetricsOnly = "METRICS_ONLY",
+    }
 }
-names!(Mode {
-    Automatic = "AUTOMATIC",
-    ForcedOpen = "FORCED_OPEN",
-    Disabled = "DISABLED",
-    MetricsOnly = "METRICS_ONLY",
-});
 
-/// How a call went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// It succeeded.
-    Success,
-    /// It failed for a reason not named below.
-    Failure,
-    /// It took too long.
-    Timeout,
-    /// Too many requests.
-    RateLimited,
-    /// The provider is overloaded.
-    Overloaded,
-    /// The account's quota or money is used up.
-    QuotaExhausted,
-    /// Credentials were refused.
-    Unauthenticated,
-    /// The caller gave up. Neutral.
-    Cancelled,
-    /// The request was at fault. Neutral.
-    InvalidRequest,
+named! {
+    /// How a call went.
+    pub enum Outcome {
+        /// It succeeded.
+        Success = "SUCCESS",
+        /// It failed for a reason not named below.
+        Failure = "FAILURE",
+        /// It took too long.
+        Timeout = "TIMEOUT",
+        /// Too many requests.
+        RateLimited = "RATE_LIMITED",
+        /// The provider is overloaded.
+        Overloaded = "OVERLOADED",
+        /// The account's quota or money is used up.
+        QuotaExhausted = "QUOTA_EXHAUSTED",
+        /// Credentials were refused.
+        Unauthenticated = "UNAUTHENTICATED",
+        /// The caller gave up. Neutral.
+        Cancelled = "CANCELLED",
+        /// The request was at fault. Neutral.
+        InvalidRequest = "INVALID_REQUEST",
+    }
 }
-names!(Outcome {
-    Success = "SUCCESS",
-    Failure = "FAILURE",
-    Timeout = "TIMEOUT",
-    RateLimited = "RATE_LIMITED",
-    Overloaded = "OVERLOADED",
-    QuotaExhausted = "QUOTA_EXHAUSTED",
-    Unauthenticated = "UNAUTHENTICATED",
-    Cancelled = "CANCELLED",
-    InvalidRequest = "INVALID_REQUEST",
-});
 
 impl Outcome {
     /// Whether it says nothing about the model.
@@ -152,75 +146,62 @@ impl Outcome {
     }
 }
 
-/// Why a breaker changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// `consecutive_failures` was reached.
-    ConsecutiveFailures,
-    /// `failure_rate_percent` was reached.
-    FailureRate,
-    /// `slow_rate_percent` was reached.
-    SlowRate,
-    /// The provider asked for a pause.
-    RetryAfter,
-    /// The open time passed.
-    OpenElapsed,
-    /// The trial calls succeeded.
-    TrialPassed,
-    /// The trial calls failed.
-    TrialFailed,
-    /// `half_open_max_wait` passed.
-    TrialTimedOut,
-    /// An operator opened it.
-    Tripped,
-    /// An operator closed it.
-    Reset,
-    /// An operator overrode it, or an override ended.
-    Override,
-    /// Somebody changed the stored state by hand.
-    External,
-    /// A local trip was taken over after an outage of Redis.
-    Reconciled,
-    /// `open_until` moved.
-    Extended,
-}
-names!(Reason {
-    ConsecutiveFailures = "CONSECUTIVE_FAILURES",
-    FailureRate = "FAILURE_RATE",
-    SlowRate = "SLOW_RATE",
-    RetryAfter = "RETRY_AFTER",
-    OpenElapsed = "OPEN_ELAPSED",
-    TrialPassed = "TRIAL_PASSED",
-    TrialFailed = "TRIAL_FAILED",
-    TrialTimedOut = "TRIAL_TIMED_OUT",
-    Tripped = "TRIPPED",
-    Reset = "RESET",
-    Override = "OVERRIDE",
-    External = "EXTERNAL",
-    Reconciled = "RECONCILED",
-    Extended = "EXTENDED",
-});
-
-/// Why a call was not admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RejectionReason {
-    /// OPEN and not due.
-    Open,
-    /// HALF_OPEN and every permit is taken.
-    NoPermitLeft,
-    /// Forced open by an operator.
-    ForcedOpen,
+named! {
+    /// Why a breaker changed.
+    pub enum Reason {
+        /// `consecutive_failures` was reached.
+        ConsecutiveFailures = "CONSECUTIVE_FAILURES",
+        /// `failure_rate_percent` was reached.
+        FailureRate = "FAILURE_RATE",
+        /// `slow_rate_percent` was reached.
+        SlowRate = "SLOW_RATE",
+        /// The provider asked for a pause.
+        RetryAfter = "RETRY_AFTER",
+        /// The open time passed.
+        OpenElapsed = "OPEN_ELAPSED",
+        /// The trial calls succeeded.
+        TrialPassed = "TRIAL_PASSED",
+        /// The trial calls failed.
+        TrialFailed = "TRIAL_FAILED",
+        /// `half_open_max_wait` passed.
+        TrialTimedOut = "TRIAL_TIMED_OUT",
+        /// An operator opened it.
+        Tripped = "TRIPPED",
+        /// An operator closed it.
+        Reset = "RESET",
+        /// An operator overrode it, or an override ended.
+        Override = "OVERRIDE",
+        /// Somebody changed the stored state by hand.
+        External = "EXTERNAL",
+        /// A local trip was taken over after an outage of Redis.
+        Reconciled = "RECONCILED",
+        /// `open_until` moved.
+        Extended = "EXTENDED",
+    }
 }
 
-/// What a report did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Disposition {
-    /// It was counted.
-    Applied,
-    /// It was not counted; a leased permit went back to the budget.
-    Neutral,
-    /// Its permit is of an older generation or another epoch, or its lease is gone.
-    Stale,
+named! {
+    /// Why a call was not admitted.
+    pub enum RejectionReason {
+        /// OPEN and not due.
+        Open = "OPEN",
+        /// HALF_OPEN and every permit is taken.
+        NoPermitLeft = "NO_PERMIT_LEFT",
+        /// Forced open by an operator.
+        ForcedOpen = "FORCED_OPEN",
+    }
+}
+
+named! {
+    /// What a report did.
+    pub enum Disposition {
+        /// It was counted.
+        Applied = "APPLIED",
+        /// It was not counted; a leased permit went back to the budget.
+        Neutral = "NEUTRAL",
+        /// Its permit is of an older generation or another epoch, or its lease is gone.
+        Stale = "STALE",
+    }
 }
 
 /// A place in a breaker's history, as a permit carries it.

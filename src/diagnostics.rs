@@ -44,7 +44,7 @@ pub enum RedisKind {
 }
 
 /// Redis as this process sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RedisStatus {
     /// Where it is, without its password.
     pub url: String,

@@ -24,6 +24,7 @@ use crate::{
     call::{Serving, ServingMode, Source},
     diagnostics::Diagnostics,
     error::{Error, Result},
+    settings::ServerSettings,
     shutdown::Shutdown,
     threads::{ThreadStore, Ttl, watch::Wakers},
 };
@@ -48,7 +49,7 @@ mod thread_events;
 mod threads;
 mod tokens;
 
-pub use listener::{Listen, Listener};
+pub use listener::Listener;
 pub use messages::digest_of;
 
 /// The generated contract.
@@ -70,29 +71,6 @@ use proto::{
 /// How long before the drain deadline calls in flight are cut, so that their callers still get the answer.
 const CUT_AHEAD: Duration = Duration::from_millis(100);
 
-/// How the server serves.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The largest request in bytes; above the limits that requests are told to be over.
-    pub max_request_bytes: usize,
-    /// The largest response in bytes.
-    pub max_response_bytes: usize,
-    /// Streams open at once on one connection; HTTP/2 tells the client, which waits.
-    pub max_concurrent_streams: u32,
-    /// Calls in flight at once in this process; what is over is refused.
-    pub max_concurrent_calls: usize,
-    /// Streams of watches open at once in this process; what is over is refused.
-    pub max_open_streams: usize,
-    /// After this much silence a connection is pinged, by HTTP/2 and by TCP.
-    pub keepalive_interval: Duration,
-    /// A connection that does not answer the ping in this time is closed.
-    pub keepalive_timeout: Duration,
-    /// From the shutdown on, calls in flight may go on for this long.
-    pub drain_deadline: Duration,
-    /// Time to live of threads that are created without one.
-    pub default_ttl: Ttl,
-}
-
 /// What stands behind the server.
 #[derive(Debug)]
 pub struct Backend<S, B> {
@@ -106,14 +84,16 @@ pub struct Backend<S, B> {
     pub diagnostics: Diagnostics,
 }
 
-/// Serves on every listener until `shutdown`, and ends at most the drain deadline later.
+/// Serves on every listener until `shutdown`, and ends at most the drain deadline later. Threads that are created without
+/// a time to live have `default_ttl`.
 ///
 /// `serving` tells whether Redis answers, or that it is switched off and memory is the only truth: health then knows no
 /// service `redis`. At the shutdown health says `NOT_SERVING` before anything closes; then no call begins any more,
 /// streams end, and calls in flight finish or are cut, which is no error.
 pub async fn serve<S: ThreadStore, B: Breakers>(
     listeners: Vec<Listener>,
-    options: Options,
+    settings: ServerSettings,
+    default_ttl: Ttl,
     backend: Backend<S, B>,
     serving: watch::Receiver<Serving>,
     shutdown: Shutdown,
@@ -121,20 +101,20 @@ pub async fn serve<S: ThreadStore, B: Breakers>(
     let Backend { threads, wakers, breakers, diagnostics } = backend;
     let is_only_memory = serving.borrow().mode == ServingMode::Local;
     let health = Health::new(serving.clone()).await;
-    let calls = Calls::new(options.max_concurrent_calls, shutdown.token());
-    let streams = Streams::new(options.max_open_streams, shutdown.token());
+    let calls = Calls::new(settings.max_concurrent_calls, shutdown.token());
+    let streams = Streams::new(settings.max_open_streams, shutdown.token());
     let knows = if is_only_memory { Source::Local { as_of: None } } else { Source::Shared };
-    let threads = Threads::new(threads, options.default_ttl, knows, wakers, streams.clone());
+    let threads = Threads::new(threads, default_ttl, knows, wakers, streams.clone());
     let diagnostics = DiagnosticsService::new(diagnostics, serving, streams.clone());
     let breakers = BreakersService::new(breakers, streams.clone());
-    let routes = routes(&options, threads, breakers, diagnostics, &health)?;
-    let server = server(&options, calls.clone(), routes);
+    let routes = routes(&settings, threads, breakers, diagnostics, &health)?;
+    let server = server(&settings, calls.clone(), routes);
 
     // Nobody can ask before the listeners serve.
     health.begin().await;
     let stop = CancellationToken::new();
     let start = |listener: Listener| {
-        let serving = listener.serve(server.clone(), options.keepalive_interval, stop.clone());
+        let serving = listener.serve(server.clone(), settings.keepalive_interval, stop.clone());
         shutdown.spawn("listener", serving)
     };
     let servers: Vec<_> = listeners.into_iter().map(start).collect();
@@ -146,22 +126,22 @@ pub async fn serve<S: ThreadStore, B: Breakers>(
     info!(calls = calls.in_flight(), streams = streams.open_now(), "shutting down");
     health.end().await;
     stop.cancel();
-    drain(servers, &calls, options.drain_deadline).await
+    drain(servers, &calls, settings.drain_deadline).await
 }
 
 fn routes<S: ThreadStore, B: Breakers>(
-    options: &Options,
+    settings: &ServerSettings,
     threads: Threads<S>,
     breakers: BreakersService<B>,
     diagnostics: DiagnosticsService,
     health: &Health,
 ) -> Result<Routes> {
     let threads = ConversationThreadsServer::new(threads)
-        .max_decoding_message_size(options.max_request_bytes)
-        .max_encoding_message_size(options.max_response_bytes);
+        .max_decoding_message_size(settings.max_request_bytes)
+        .max_encoding_message_size(settings.max_response_bytes);
     let breakers = CircuitBreakersServer::new(breakers)
-        .max_decoding_message_size(options.max_request_bytes)
-        .max_encoding_message_size(options.max_response_bytes);
+        .max_decoding_message_size(settings.max_request_bytes)
+        .max_encoding_message_size(settings.max_response_bytes);
     let mut routes = Routes::builder();
     routes.add_service(threads);
     routes.add_service(breakers);
@@ -171,11 +151,11 @@ fn routes<S: ThreadStore, B: Breakers>(
     Ok(routes.routes())
 }
 
-fn server(options: &Options, calls: Calls, routes: Routes) -> Router<Stack<Calls, Identity>> {
+fn server(settings: &ServerSettings, calls: Calls, routes: Routes) -> Router<Stack<Calls, Identity>> {
     Server::builder()
-        .max_concurrent_streams(options.max_concurrent_streams)
-        .http2_keepalive_interval(Some(options.keepalive_interval))
-        .http2_keepalive_timeout(Some(options.keepalive_timeout))
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .http2_keepalive_interval(Some(settings.keepalive_interval))
+        .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .layer(calls)
         .add_routes(routes)
 }

@@ -29,7 +29,7 @@
 //! ```
 //!
 //! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `redis` and `memory`
-//! import `threads` and `breakers` and never each other (`redis` its part of `settings`, too); `outage` imports these
+//! import `threads` and `breakers` and never each other (`redis` and `grpc` their parts of `settings`, too); `outage` imports these
 //! and `redis` and `memory`; `threads` imports only `error`, `clock`, `call` and `doorbell`, `breakers` these and
 //! `shutdown`; `settings` imports `breakers::policies` alone. Generated types appear only inside `grpc`, the redis
 //! crate only inside `redis`, protobuf only in `grpc` and `outage`.

@@ -12,14 +12,16 @@ use tokio::time::Instant;
 use crate::{
     call::Call,
     clock::{Clock, Timestamp},
-    diagnostics::RedisKind,
+    diagnostics::{RedisKind, RedisStatus},
     error::{BoxError, Error, Result},
     settings::RedisSettings,
 };
 
+mod append;
 mod breaker_list;
 mod breaker_reply;
 mod breakers;
+mod dialer;
 mod entry;
 mod fields;
 mod follow;
@@ -51,31 +53,23 @@ pub struct Greeting {
     pub eviction_policy: String,
 }
 
-/// What is known of the server.
-#[derive(Debug, Clone, Default)]
-pub struct Known {
-    /// What kind it is.
-    pub kind: RedisKind,
-    /// Its version, as it said itself; empty while it never did.
-    pub server_version: String,
-    /// How long the newest probe that was answered took.
-    pub round_trip: Option<Duration>,
-}
-
 /// A connection to Redis, shared by everything that uses it.
 #[derive(Debug, Clone)]
 pub struct Redis {
     pool: Arc<pool::Pool>,
     keys: keys::Keys,
     clock: Arc<dyn Clock>,
-    known: Arc<Mutex<Known>>,
+    /// What is known of the server.
+    status: Arc<Mutex<RedisStatus>>,
 }
 
 impl Redis {
     /// Prepares connections without waiting for them. Fails on settings that can never work.
     pub fn new(settings: &RedisSettings, clock: Arc<dyn Clock>) -> Result<Self> {
         let pool = Arc::new(pool::Pool::new(settings, Arc::clone(&clock))?);
-        Ok(Self { pool, keys: keys::Keys::new(&settings.key_prefix), clock, known: Arc::default() })
+        let status = RedisStatus { url: settings.endpoint.to_string(), ..RedisStatus::default() };
+        let (keys, status) = (keys::Keys::new(&settings.key_prefix), Arc::new(Mutex::new(status)));
+        Ok(Self { pool, keys, clock, status })
     }
 
     /// The clock of Redis, as far as it is known from its replies.
@@ -83,8 +77,8 @@ impl Redis {
         RedisClock(Arc::clone(&self.pool))
     }
 
-    /// What is known of the server.
-    pub fn known(&self) -> Known {
+    /// What is known of the server but for why it cannot be used.
+    pub fn status(&self) -> RedisStatus {
         self.lock().clone()
     }
 
@@ -124,25 +118,23 @@ impl Redis {
     /// Asks the server who it is, since after an outage it may be another one; gives up after `limit`.
     pub async fn recognise(&self, limit: Duration) -> Result<()> {
         let call = Call::default().until(Instant::now() + limit);
-        let info = self.pool.run(&call, "info", |mut connection| async move {
-            cmd("INFO").arg("server").query_async::<InfoDict>(&mut connection).await
-        });
-        self.learn(&info.await?);
+        let info = self.query(&call, "info", cmd("INFO").arg("server")).await?;
+        self.learn(&info);
         Ok(())
     }
 
     fn learn(&self, info: &InfoDict) {
-        let mut known = self.lock();
-        known.server_version = info.get("redis_version").unwrap_or_default();
-        known.kind = match info.get::<String>("redis_mode").as_deref() {
+        let mut status = self.lock();
+        status.server_version = info.get("redis_version").unwrap_or_default();
+        status.kind = match info.get::<String>("redis_mode").as_deref() {
             Some("standalone") => RedisKind::Standalone,
             Some("cluster") => RedisKind::Cluster,
             _ => RedisKind::Unknown,
         };
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, RedisStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a short-lived key, since a server that answers reads may still refuse writes. Memory at its limit is no

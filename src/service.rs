@@ -11,10 +11,10 @@ use crate::{
     clock::{Clock, SystemClock, Timestamp, fresh_id},
     diagnostics::Diagnostics,
     error::{Error, Result},
-    grpc::{self, Backend, Listen, Listener, Options},
+    grpc::{self, Backend, Listener},
     memory::{MemoryBreakers, MemoryThreads},
     outage,
-    settings::{self, Settings},
+    settings::{Listen, Settings},
     shutdown::Shutdown,
     threads::{Limits, ThreadStore, Ttl, watch::Wakers},
 };
@@ -30,7 +30,7 @@ pub enum Fault {
     #[error("cannot listen on {address}: {cause}")]
     Address {
         /// The address as it was configured.
-        address: settings::Listen,
+        address: Listen,
         /// What the system says.
         cause: io::Error,
     },
@@ -71,7 +71,7 @@ async fn run_in_memory(
 ) -> Result<(), Fault> {
     let store = Arc::new(MemoryThreads::new(SystemClock, limits(&settings), settings.memory.max_bytes));
     let breakers =
-        MemoryBreakers::new(SystemClock, count(settings.memory.max_breakers)).of_instance(instance.into());
+        MemoryBreakers::new(SystemClock, settings.memory.max_breakers).of_instance(instance.into());
     let policies = settings.breakers.policies.clone();
     let breakers = Engine::new(breakers, policies, instance, None, shutdown.clone());
     start(&breakers, &shutdown);
@@ -92,14 +92,7 @@ async fn run_in_memory(
 }
 
 fn limits(settings: &Settings) -> Limits {
-    Limits {
-        max_messages: i64::try_from(settings.threads.max_messages).unwrap_or(i64::MAX),
-        max_bytes: i64::try_from(settings.threads.max_bytes).unwrap_or(i64::MAX),
-    }
-}
-
-fn count(setting: u64) -> usize {
-    usize::try_from(setting).unwrap_or(usize::MAX)
+    Limits { max_messages: settings.threads.max_messages, max_bytes: settings.threads.max_bytes }
 }
 
 /// Has an engine do what it does by itself.
@@ -120,11 +113,7 @@ async fn serve<S: ThreadStore, B: Breakers>(
     info!(interval = %humantime::format_duration(settings.threads.sweep_interval), "thread sweep");
     let mut listeners = Vec::new();
     for address in &settings.server.listen {
-        let listen = match address {
-            settings::Listen::Tcp(address) => Listen::Tcp(address.clone()),
-            settings::Listen::Unix(path) => Listen::Unix(path.clone()),
-        };
-        let listener = Listener::bind(&listen)
+        let listener = Listener::bind(address)
             .await
             .map_err(|cause| Fault::Address { address: address.clone(), cause })?;
         info!(address = %listener.local_address(), "listening");
@@ -135,20 +124,10 @@ async fn serve<S: ThreadStore, B: Breakers>(
         sweep(Arc::clone(&backend.threads), settings.threads.sweep_interval, shutdown.clone()),
     );
 
-    let server = &settings.server;
-    let options = Options {
-        max_request_bytes: usize::try_from(server.max_request_bytes).unwrap_or(usize::MAX),
-        max_response_bytes: usize::try_from(server.max_response_bytes).unwrap_or(usize::MAX),
-        max_concurrent_streams: server.max_concurrent_streams,
-        max_concurrent_calls: usize::try_from(server.max_concurrent_calls).unwrap_or(usize::MAX),
-        max_open_streams: usize::try_from(server.max_open_streams).unwrap_or(usize::MAX),
-        keepalive_interval: server.keepalive_interval,
-        keepalive_timeout: server.keepalive_timeout,
-        drain_deadline: server.drain_deadline,
-        default_ttl,
-    };
-    let ended = grpc::serve(listeners, options, backend, serving, shutdown.clone()).await;
-    end(&shutdown, server.drain_deadline).await;
+    let drain_deadline = settings.server.drain_deadline;
+    let ended =
+        grpc::serve(listeners, settings.server, default_ttl, backend, serving, shutdown.clone()).await;
+    end(&shutdown, drain_deadline).await;
     Ok(ended?)
 }
 

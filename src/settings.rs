@@ -7,13 +7,13 @@
 mod flags;
 mod layers;
 mod limits;
+mod listen;
 mod print;
 mod redis_url;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,9 +24,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::breakers::policies::Policies;
 
-use layers::{Fault, Layers};
+use layers::{BadSetting, Layers};
 
 pub use flags::Flags;
+pub use listen::Listen;
 pub use print::Effective;
 pub use redis_url::{Address, BadAddress, Endpoint, Secret};
 
@@ -61,32 +62,22 @@ pub struct ServerSettings {
     pub drain_deadline: Duration,
     /// The largest request message in bytes, 4 MiB to 64 MiB.
     #[serde(deserialize_with = "limits::bytes")]
-    pub max_request_bytes: u64,
+    pub max_request_bytes: usize,
     /// The largest response message in bytes, 4 MiB to 1 GiB.
     #[serde(deserialize_with = "limits::bytes")]
-    pub max_response_bytes: u64,
-    /// HTTP/2 streams per connection, 1 to 100,000.
+    pub max_response_bytes: usize,
+    /// HTTP/2 streams per connection, 1 to 100,000; a client that is told of the limit waits.
     pub max_concurrent_streams: u32,
-    /// Calls in work in this process, 1 to 100,000.
-    pub max_concurrent_calls: u32,
-    /// Watches open at once in this process, 1 to 100,000.
-    pub max_open_streams: u32,
-    /// Silence on a connection before it is pinged, 1 s to 1 h.
+    /// Calls in work in this process, 1 to 100,000; one more is refused.
+    pub max_concurrent_calls: usize,
+    /// Watches open at once in this process, 1 to 100,000; one more is refused.
+    pub max_open_streams: usize,
+    /// Silence on a connection before it is pinged, by HTTP/2 and by TCP, 1 s to 1 h.
     #[serde(deserialize_with = "limits::duration")]
     pub keepalive_interval: Duration,
-    /// How long the answer to a ping may take, 1 s to 10 min.
+    /// How long the answer to a ping may take before the connection is closed, 1 s to 10 min.
     #[serde(deserialize_with = "limits::duration")]
     pub keepalive_timeout: Duration,
-}
-
-/// Names one address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Listen {
-    /// `host:port`, the host a name, an IPv4 or a bracketed IPv6 address; names are resolved when it is bound.
-    Tcp(String),
-    /// Absolute path of a Unix socket, at most 107 bytes.
-    Unix(PathBuf),
 }
 
 /// Holds how Redis is reached.
@@ -144,10 +135,10 @@ pub struct ThreadSettings {
     #[serde(deserialize_with = "limits::duration")]
     pub sweep_interval: Duration,
     /// Messages in one thread, 1 to 10,000,000.
-    pub max_messages: u64,
+    pub max_messages: i64,
     /// Bytes of messages in one thread, 1 KiB to 4 GiB.
     #[serde(deserialize_with = "limits::bytes")]
-    pub max_bytes: u64,
+    pub max_bytes: i64,
 }
 
 /// Holds what circuit breakers go by.
@@ -169,10 +160,10 @@ pub struct MemorySettings {
     #[serde(deserialize_with = "limits::bytes")]
     pub copy_bytes: u64,
     /// Threads among these copies, 0 (none) to 10,000,000.
-    pub copy_threads: u64,
+    pub copy_threads: usize,
     /// Breakers kept, 100 to 10,000,000; least recently used ones that are CLOSED and without settings or override make
     /// room.
-    pub max_breakers: u64,
+    pub max_breakers: usize,
 }
 
 /// Holds the bounds of what waits to be merged into Redis, and where else it is kept.
@@ -306,27 +297,34 @@ pub fn load(
 
 impl Settings {
     /// Checks the rules that are neither a type nor a range.
-    fn check(&self) -> Result<(), Fault> {
+    fn check(&self) -> Result<(), BadSetting> {
         if self.server.listen.is_empty() {
-            return Err(Fault::new("server.listen", "must name at least one address"));
+            return Err(BadSetting::new("server.listen", "must name at least one address"));
         }
         let prefix = &self.redis.key_prefix;
         if prefix.len() > 64 || !prefix.bytes().all(|b| b.is_ascii_graphic() && b != b'{' && b != b'}') {
             let reason = "must be at most 64 bytes of printable ASCII, without spaces and braces";
-            return Err(Fault::new("redis.key_prefix", reason));
+            return Err(BadSetting::new("redis.key_prefix", reason));
         }
         if let Err(error) = EnvFilter::builder().parse(&self.log.filter) {
-            return Err(Fault::new("log.filter", format!("{:?} is no log filter: {error}", self.log.filter)));
+            return Err(BadSetting::new(
+                "log.filter",
+                format!("{:?} is no log filter: {error}", self.log.filter),
+            ));
         }
         self.redis.tls.check(self.redis.enabled && self.redis.endpoint.uses_tls())
     }
 }
 
 impl TlsSettings {
-    fn check(&self, used: bool) -> Result<(), Fault> {
+    fn check(&self, used: bool) -> Result<(), BadSetting> {
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => return Err(Fault::new("redis.tls.cert_file", "needs redis.tls.key_file too")),
-            (None, Some(_)) => return Err(Fault::new("redis.tls.key_file", "needs redis.tls.cert_file too")),
+            (Some(_), None) => {
+                return Err(BadSetting::new("redis.tls.cert_file", "needs redis.tls.key_file too"));
+            }
+            (None, Some(_)) => {
+                return Err(BadSetting::new("redis.tls.key_file", "needs redis.tls.cert_file too"));
+            }
             (Some(_), Some(_)) | (None, None) => {}
         }
         if !used {
@@ -341,45 +339,10 @@ impl TlsSettings {
             if let Some(path) = file
                 && let Err(error) = fs::read(path)
             {
-                return Err(Fault::new(key, format!("cannot read {}: {error}", path.display())));
+                return Err(BadSetting::new(key, format!("cannot read {}: {error}", path.display())));
             }
         }
         Ok(())
-    }
-}
-
-impl TryFrom<String> for Listen {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            // gRPC's own name syntax also has `unix:///absolute/path`.
-            let path = path.strip_prefix("//").unwrap_or(path);
-            // sun_path holds 108 bytes, the last of them NUL.
-            return if path.starts_with('/') && path.len() <= 107 {
-                Ok(Self::Unix(PathBuf::from(path)))
-            } else {
-                Err(format!("{text:?} must be unix: and an absolute path of at most 107 bytes"))
-            };
-        }
-        let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
-            let is_unbracketed_ipv6 = host.contains(':') && !host.starts_with('[');
-            port.parse::<u16>().is_ok() && !is_unbracketed_ipv6 && redis_url::check_host(host).is_ok()
-        });
-        if is_address {
-            Ok(Self::Tcp(text))
-        } else {
-            Err(format!("{text:?} is neither host:port, [IPv6]:port nor unix:/path"))
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => f.write_str(address),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
     }
 }
 

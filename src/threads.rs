@@ -36,6 +36,8 @@ pub const REQUESTS_KEPT: usize = 16;
 pub const IDS_GENERATION: usize = 10_000;
 /// How long a deleted thread is told from one that never was.
 pub const TOMBSTONE_TTL: Duration = Duration::from_hours(24);
+/// A tombstone remembers so many deletions.
+pub const DELETIONS_KEPT: usize = 8;
 
 /// How long a thread lives after its last activity: 1 s to 365 days, in whole milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

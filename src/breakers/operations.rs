@@ -55,14 +55,16 @@ pub struct Breaker {
     pub permits_left: u32,
 }
 
-/// How fresh the view must be that admits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Admission {
-    /// What this instance knows, while that is current; else as `Shared`.
-    #[default]
-    Cached,
-    /// The store is asked.
-    Shared,
+super::named! {
+    /// How fresh the view must be that admits.
+    #[derive(Default)]
+    pub enum Admission {
+        /// What this instance knows, while that is current; else as `Shared`.
+        #[default]
+        Cached = "CACHED",
+        /// The store is asked.
+        Shared = "SHARED",
+    }
 }
 
 /// A wish to call one model.

@@ -1,62 +1,26 @@
 //! When a breaker trips and how it recovers.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
+use self::{
+    table::breaker_settings,
+    text::{Value, whole_seconds},
+};
 use crate::error::Violation;
 
+pub(crate) mod table;
 mod text;
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
 /// The longest time that a breaker may be told to wait.
 pub const LONGEST: Duration = Duration::from_hours(7 * 24);
 /// Lengths that a lease may have.
-pub const LEASE: (Duration, Duration) = (SECOND, HOUR);
+pub const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 
 const DEFAULT_MAX_OPEN: Duration = Duration::from_mins(10);
-/// The rule of most lengths.
-const TIME: &str = "must be whole milliseconds, 1 ms to 7 days";
-
-/// Settings of one breaker. A rule whose number is 0 is off.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BreakerSettings {
-    /// Trip after this many failures in a row, at most 1,000,000.
-    pub consecutive_failures: u32,
-    /// What rates are computed over, and calls counted in. None: since the state began, where no rate rule is on.
-    pub window: Option<Window>,
-    /// Rates say nothing before this many calls, 1 to 1,000,000.
-    pub minimum_calls: u32,
-    /// Trip at this share of failures or above, at most 100.
-    pub failure_rate_percent: f64,
-    /// A longer call is slow.
-    pub slow_call_duration: Option<Duration>,
-    /// Trip at this share of slow calls or above, at most 100.
-    pub slow_rate_percent: f64,
-    /// How long the first OPEN lasts, 1 ms to 7 days.
-    pub open_duration: Duration,
-    /// What each further OPEN in a row is longer by, 1 to 10.
-    pub backoff_multiplier: f64,
-    /// The longest OPEN by backoff; none: 10 min, at least `open_duration`.
-    pub max_open_duration: Option<Duration>,
-    /// How much longer or shorter an OPEN may be by chance, at most 50.
-    pub jitter_percent: f64,
-    /// Trial calls in HALF_OPEN, at most 1,000; 0: straight to CLOSED.
-    pub half_open_permits: u32,
-    /// After this long in HALF_OPEN it is OPEN again; none: no bound.
-    pub half_open_max_wait: Option<Duration>,
-    /// How long a permit's lease lasts unless asked otherwise, 1 s to 1 h.
-    pub permit_lease: Duration,
-    /// What a lease that nobody reported means.
-    pub expired_permit: ExpiredPermit,
-    /// Whether a provider's wish for a pause opens at once.
-    pub honor_retry_after: bool,
-    /// The longest pause that a provider is granted.
-    pub max_retry_after: Duration,
-    /// Distinct instances that must have seen failures, 1 to 1,000.
-    pub min_reporters: u32,
-    /// Whether it goes HALF_OPEN at `open_until` by itself.
-    pub automatic_half_open: bool,
-}
+const TIME: Allowed<Duration> =
+    Allowed(Duration::from_millis(1)..=LONGEST, "must be whole milliseconds, 1 ms to 7 days");
+const COUNT_WINDOW: Allowed<u32> = Allowed(1..=10_000, "must be 1 to 10000");
+const TIME_WINDOW: Allowed<u32> = Allowed(1..=3600, "must be whole seconds, 1 s to 1 h");
 
 /// What rates are computed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,44 +31,131 @@ pub enum Window {
     Time(u32),
 }
 
-/// What a lease that nobody reported means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ExpiredPermit {
-    /// The slot goes back to the budget.
-    #[default]
-    Release,
-    /// It counts as a failure.
-    Failure,
-}
-
-impl Default for BreakerSettings {
-    /// What holds where nothing is said: no rule, 30 s open, one permit.
-    fn default() -> Self {
-        Self {
-            consecutive_failures: 0,
-            window: None,
-            minimum_calls: 10,
-            failure_rate_percent: 0.0,
-            slow_call_duration: None,
-            slow_rate_percent: 0.0,
-            open_duration: Duration::from_secs(30),
-            backoff_multiplier: 1.0,
-            max_open_duration: None,
-            jitter_percent: 0.0,
-            half_open_permits: 1,
-            half_open_max_wait: None,
-            permit_lease: Duration::from_mins(2),
-            expired_permit: ExpiredPermit::Release,
-            honor_retry_after: true,
-            max_retry_after: Duration::from_mins(10),
-            min_reporters: 1,
-            automatic_half_open: false,
+impl Window {
+    /// The setting's name in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Count(_) => "count_window",
+            Self::Time(_) => "time_window",
         }
     }
 }
 
+super::named! {
+    /// What a lease that nobody reported means.
+    #[derive(Default)]
+    pub enum ExpiredPermit {
+        /// The slot goes back to the budget.
+        #[default]
+        Release = "RELEASE",
+        /// It counts as a failure.
+        Failure = "FAILURE",
+    }
+}
+
+/// The values that a setting may have, and the reason that refuses any other.
+struct Allowed<T>(RangeInclusive<T>, &'static str);
+
+impl<T: Value + PartialOrd> Allowed<T> {
+    /// Whether a setting may have this value. An absent value is always allowed.
+    fn admits(&self, value: impl Into<Option<T>>) -> bool {
+        value.into().is_none_or(|value| self.0.contains(&value) && value.is_exact())
+    }
+}
+
+macro_rules! define_settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr $(, $allowed:expr)?;)+) => {
+        /// Settings of one breaker. A rule whose number is 0 is off.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct BreakerSettings {
+            /// The window in which calls are counted and rates computed. None: calls are counted since the state began,
+            /// where no rate rule is on.
+            pub window: Option<Window>,
+            $($(#[$doc])* pub $name: $type,)+
+        }
+
+        impl Default for BreakerSettings {
+            /// The settings that hold where nobody set any: no rule is on, OPEN lasts 30 s, HALF_OPEN has one permit.
+            fn default() -> Self {
+                Self { window: None, $($name: $default,)+ }
+            }
+        }
+
+        impl BreakerSettings {
+            /// Name and text of every setting that is not absent; [`Self::set`] takes both.
+            pub fn fields(&self) -> Vec<(&'static str, String)> {
+                let rows = [$((stringify!($name), self.$name.text())),+];
+                let rows = rows.into_iter().filter_map(|(name, text)| Some((name, text?)));
+                self.window.map(|window| (window.name(), window.to_string())).into_iter().chain(rows).collect()
+            }
+
+            fn put(&mut self, name: &str, text: &str) -> Result<(), String> {
+                match name {
+                    "count_window" => self.window = Some(Window::Count(Value::parse(text)?)),
+                    "time_window" => self.window = Some(Window::Time(whole_seconds(text)?)),
+                    $(stringify!($name) => self.$name = Value::parse(text)?,)+
+                    _ => return Err("there is no such setting of breakers".to_owned()),
+                }
+                Ok(())
+            }
+
+            /// Replaces each number 0 that is out of bounds by the default, which the contract writes as 0.
+            pub fn replace_zeros(&mut self) {
+                let default = Self::default();
+                $($(if self.$name.reads_as_unset() && !$allowed.admits(self.$name) {
+                    self.$name = default.$name;
+                })?)+
+            }
+
+            fn check_rows(&self, check: &mut impl FnMut(&str, bool, &str)) {
+                $($(check(stringify!($name), $allowed.admits(self.$name), $allowed.1);)?)+
+            }
+        }
+    };
+}
+breaker_settings!(define_settings);
+
 impl BreakerSettings {
-    /// What calls are counted in: a rate rule without a window has 60 s.
+    /// Sets the setting that the contract calls `name`. The value may be out of bounds: [`Self::violations`] tells that.
+    ///
+    /// `count_window` and `time_window` replace each other. A 0 sets the default where the contract says so.
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), Violation> {
+        self.put(name, text).map_err(|reason| Violation::new(name, reason))?;
+        self.replace_zeros();
+        Ok(())
+    }
+
+    /// Every rule that these settings break; settings are named as in the contract.
+    pub fn violations(&self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let mut check = |field: &str, holds: bool, reason: &str| {
+            if !holds {
+                found.push(Violation::new(field, reason));
+            }
+        };
+        if let Some(window) = self.window {
+            let (size, allowed) = match window {
+                Window::Count(size) => (size, COUNT_WINDOW),
+                Window::Time(seconds) => (seconds, TIME_WINDOW),
+            };
+            check(window.name(), allowed.admits(size), allowed.1);
+        }
+        self.check_rows(&mut check);
+        let has_threshold = self.slow_rate_percent <= 0.0 || self.slow_call_duration.is_some();
+        check("slow_call_duration", has_threshold, "is required with slow_rate_percent");
+        let covers = self.max_open_duration.is_none_or(|most| most >= self.open_duration);
+        check("max_open_duration", covers, "must be at least open_duration");
+        found
+    }
+
+    /// These settings, with the values that hold where `window` or `max_open_duration` is absent.
+    #[must_use]
+    pub fn filled_in(&self) -> Self {
+        let max_open_duration = Some(self.max_open_duration());
+        Self { window: self.window(), max_open_duration, ..self.clone() }
+    }
+
+    /// The window in which calls are counted: a rate rule without a window has 60 s.
     pub fn window(&self) -> Option<Window> {
         self.window.or_else(|| self.has_rate_rule().then_some(Window::Time(60)))
     }
@@ -131,53 +182,4 @@ impl BreakerSettings {
     pub fn is_slow(&self, duration: Option<Duration>) -> bool {
         duration.zip(self.slow_call_duration).is_some_and(|(took, threshold)| took > threshold)
     }
-
-    /// Every rule that these settings break; fields are named as in the contract.
-    pub fn violations(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        let mut check = |field: &str, holds: bool, reason: &str| {
-            if !holds {
-                found.push(Violation::new(field, reason));
-            }
-        };
-        let percent = |value: f64, most: f64| (0.0..=most).contains(&value);
-        let time = |length: Duration| {
-            (Duration::from_millis(1)..=LONGEST).contains(&length) && is_whole_millis(length)
-        };
-        let lease = (LEASE.0..=LEASE.1).contains(&self.permit_lease) && is_whole_millis(self.permit_lease);
-        check("consecutive_failures", self.consecutive_failures <= 1_000_000, "must be 0 to 1000000");
-        match self.window {
-            Some(Window::Count(size)) => {
-                check("count_window", (1..=10_000).contains(&size), "must be 1 to 10000");
-            }
-            Some(Window::Time(seconds)) => {
-                check("time_window", (1..=3600).contains(&seconds), "must be whole seconds, 1 s to 1 h");
-            }
-            None => {}
-        }
-        check("minimum_calls", (1..=1_000_000).contains(&self.minimum_calls), "must be 0 to 1000000");
-        check("failure_rate_percent", percent(self.failure_rate_percent, 100.0), "must be 0 to 100");
-        check("slow_rate_percent", percent(self.slow_rate_percent, 100.0), "must be 0 to 100");
-        let has_threshold = self.slow_rate_percent <= 0.0 || self.slow_call_duration.is_some();
-        check("slow_call_duration", has_threshold, "is required with slow_rate_percent");
-        check("slow_call_duration", self.slow_call_duration.is_none_or(time), TIME);
-        check("open_duration", time(self.open_duration), TIME);
-        let multiplier = (1.0..=10.0).contains(&self.backoff_multiplier);
-        check("backoff_multiplier", multiplier, "must be 0 or 1 to 10");
-        check("max_open_duration", self.max_open_duration.is_none_or(time), TIME);
-        let covers = self.max_open_duration.is_none_or(|most| most >= self.open_duration);
-        check("max_open_duration", covers, "must be at least open_duration");
-        check("jitter_percent", percent(self.jitter_percent, 50.0), "must be 0 to 50");
-        check("half_open_permits", self.half_open_permits <= 1000, "must be 0 to 1000");
-        check("half_open_max_wait", self.half_open_max_wait.is_none_or(time), TIME);
-        check("permit_lease", lease, "must be whole milliseconds, 1 s to 1 h");
-        check("max_retry_after", time(self.max_retry_after), TIME);
-        check("min_reporters", (1..=1000).contains(&self.min_reporters), "must be 0 to 1000");
-        found
-    }
-}
-
-/// Whether nothing of a length is lost in stores, which count in milliseconds.
-fn is_whole_millis(length: Duration) -> bool {
-    length.subsec_nanos().is_multiple_of(1_000_000)
 }

@@ -16,6 +16,17 @@ use crate::{
     error::Result,
 };
 
+/// How long a state outlives what happened to it last.
+pub const STATE_KEPT: Duration = Duration::from_hours(24);
+/// The most changes that a breaker's log keeps.
+pub const LOG_KEPT: usize = 1000;
+/// The most requests of operators that a breaker remembers.
+pub const ORDERS_KEPT: usize = 16;
+/// The most settled leases that a breaker remembers.
+pub const SETTLED_KEPT: usize = 10_000;
+/// How long a silent instance is remembered: after that it sends no late retry any more.
+pub const INSTANCE_KEPT: Duration = Duration::from_hours(1);
+
 /// The settings that a mechanism goes by, and which they are.
 #[derive(Debug, Clone)]
 pub struct Terms {

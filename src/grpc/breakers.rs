@@ -8,7 +8,16 @@ use tracing::Span;
 
 use super::{
     calls::{Reply, call},
-    convert, proto,
+    convert,
+    proto::{
+        self, AcquireFirstRequest, AcquireFirstResponse, AcquireRequest, AcquireResponse,
+        ConfigureBreakerRequest, ConfigureBreakerResponse, DeleteBreakerRequest, DeleteBreakerResponse,
+        GetBreakerRequest, GetBreakerResponse, ListBreakersRequest, ListBreakersResponse,
+        ListTransitionsRequest, ListTransitionsResponse, OverrideBreakerRequest, OverrideBreakerResponse,
+        RenewPermitRequest, RenewPermitResponse, ReportRequest, ReportResponse, ResetBreakerRequest,
+        ResetBreakerResponse, TripBreakerRequest, TripBreakerResponse, WatchBreakersRequest,
+        WatchBreakersResponse, circuit_breakers_server::CircuitBreakers,
+    },
     streams::Streams,
 };
 use crate::{
@@ -50,8 +59,8 @@ impl<B: Breakers> BreakersService<B> {
 }
 
 #[async_trait]
-impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersService<B> {
-    async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Reply<proto::AcquireResponse> {
+impl<B: Breakers> CircuitBreakers for BreakersService<B> {
+    async fn acquire(&self, request: Request<AcquireRequest>) -> Reply<AcquireResponse> {
         let call = call(&request, request.get_ref().require_shared);
         let acquire = requests::acquire(request.get_ref())?;
         tell(&acquire.key);
@@ -63,10 +72,7 @@ impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersSe
         Ok(Response::new(answers::acquired(answer)))
     }
 
-    async fn acquire_first(
-        &self,
-        request: Request<proto::AcquireFirstRequest>,
-    ) -> Reply<proto::AcquireFirstResponse> {
+    async fn acquire_first(&self, request: Request<AcquireFirstRequest>) -> Reply<AcquireFirstResponse> {
         let call = call(&request, request.get_ref().require_shared);
         let acquire = requests::acquire_first(request.get_ref())?;
         let answer = self.breakers.acquire_first(&call, &acquire).await?;
@@ -76,22 +82,19 @@ impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersSe
         Ok(Response::new(answers::acquired_first(answer)))
     }
 
-    async fn renew_permit(
-        &self,
-        request: Request<proto::RenewPermitRequest>,
-    ) -> Reply<proto::RenewPermitResponse> {
+    async fn renew_permit(&self, request: Request<RenewPermitRequest>) -> Reply<RenewPermitResponse> {
         let call = call(&request, false);
         let (permit, lease) = requests::renew(request.into_inner())?;
         tell(&permit.key);
         let Answer { value, source } = self.breakers.renew(&call, &permit, lease).await?;
-        Ok(Response::new(proto::RenewPermitResponse {
+        Ok(Response::new(RenewPermitResponse {
             renewed: value.permit.is_some(),
             permit: value.permit.map(answers::permit),
             authority: convert::authority(source),
         }))
     }
 
-    async fn report(&self, request: Request<proto::ReportRequest>) -> Reply<proto::ReportResponse> {
+    async fn report(&self, request: Request<ReportRequest>) -> Reply<ReportResponse> {
         let call = call(&request, false);
         let report = requests::report(request.into_inner())?;
         tell(&report.key);
@@ -99,25 +102,19 @@ impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersSe
         Ok(Response::new(answers::reported(answer)))
     }
 
-    async fn get_breaker(
-        &self,
-        request: Request<proto::GetBreakerRequest>,
-    ) -> Reply<proto::GetBreakerResponse> {
+    async fn get_breaker(&self, request: Request<GetBreakerRequest>) -> Reply<GetBreakerResponse> {
         let call = call(&request, request.get_ref().require_shared);
         let key = requests::model_key(&request.get_ref().model_key)?;
         tell(&key);
         let Answer { value, source } = self.breakers.inspect(&call, &key).await?;
-        Ok(Response::new(proto::GetBreakerResponse {
+        Ok(Response::new(GetBreakerResponse {
             breaker: Some(answers::inspected(value)),
             authority: convert::authority(source),
             as_of: convert::as_of(source),
         }))
     }
 
-    async fn list_breakers(
-        &self,
-        request: Request<proto::ListBreakersRequest>,
-    ) -> Reply<proto::ListBreakersResponse> {
+    async fn list_breakers(&self, request: Request<ListBreakersRequest>) -> Reply<ListBreakersResponse> {
         let call = call(&request, false);
         let query = requests::list(request.into_inner())?;
         let answer = self.breakers.list(&call, &query).await?;
@@ -126,63 +123,54 @@ impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersSe
 
     async fn configure_breaker(
         &self,
-        request: Request<proto::ConfigureBreakerRequest>,
-    ) -> Reply<proto::ConfigureBreakerResponse> {
+        request: Request<ConfigureBreakerRequest>,
+    ) -> Reply<ConfigureBreakerResponse> {
         let call = call(&request, false);
         let (key, configure) = requests::configure(request.get_ref())?;
         tell(&key);
         let Answer { value, source } = self.breakers.configure(&call, &key, &configure).await?;
-        Ok(Response::new(proto::ConfigureBreakerResponse {
+        Ok(Response::new(ConfigureBreakerResponse {
             breaker: Some(answers::configured(value)),
             authority: convert::authority(source),
         }))
     }
 
-    async fn trip_breaker(
-        &self,
-        request: Request<proto::TripBreakerRequest>,
-    ) -> Reply<proto::TripBreakerResponse> {
+    async fn trip_breaker(&self, request: Request<TripBreakerRequest>) -> Reply<TripBreakerResponse> {
         let call = call(&request, false);
         let order = requests::trip(request.into_inner())?;
         let (breaker, authority) = self.operate(&call, order).await?;
-        Ok(Response::new(proto::TripBreakerResponse { breaker, authority }))
+        Ok(Response::new(TripBreakerResponse { breaker, authority }))
     }
 
-    async fn reset_breaker(
-        &self,
-        request: Request<proto::ResetBreakerRequest>,
-    ) -> Reply<proto::ResetBreakerResponse> {
+    async fn reset_breaker(&self, request: Request<ResetBreakerRequest>) -> Reply<ResetBreakerResponse> {
         let call = call(&request, false);
         let order = requests::reset(request.into_inner())?;
         let (breaker, authority) = self.operate(&call, order).await?;
-        Ok(Response::new(proto::ResetBreakerResponse { breaker, authority }))
+        Ok(Response::new(ResetBreakerResponse { breaker, authority }))
     }
 
     async fn override_breaker(
         &self,
-        request: Request<proto::OverrideBreakerRequest>,
-    ) -> Reply<proto::OverrideBreakerResponse> {
+        request: Request<OverrideBreakerRequest>,
+    ) -> Reply<OverrideBreakerResponse> {
         let call = call(&request, false);
         let order = requests::override_mode(request.into_inner())?;
         let (breaker, authority) = self.operate(&call, order).await?;
-        Ok(Response::new(proto::OverrideBreakerResponse { breaker, authority }))
+        Ok(Response::new(OverrideBreakerResponse { breaker, authority }))
     }
 
-    async fn delete_breaker(
-        &self,
-        request: Request<proto::DeleteBreakerRequest>,
-    ) -> Reply<proto::DeleteBreakerResponse> {
+    async fn delete_breaker(&self, request: Request<DeleteBreakerRequest>) -> Reply<DeleteBreakerResponse> {
         let call = call(&request, false);
         let key = requests::model_key(&request.get_ref().model_key)?;
         tell(&key);
         let Answer { value: (), source } = self.breakers.delete(&call, &key).await?;
-        Ok(Response::new(proto::DeleteBreakerResponse { authority: convert::authority(source) }))
+        Ok(Response::new(DeleteBreakerResponse { authority: convert::authority(source) }))
     }
 
     async fn list_transitions(
         &self,
-        request: Request<proto::ListTransitionsRequest>,
-    ) -> Reply<proto::ListTransitionsResponse> {
+        request: Request<ListTransitionsRequest>,
+    ) -> Reply<ListTransitionsResponse> {
         let call = call(&request, false);
         let (query, walk) = requests::list_transitions(request.into_inner())?;
         tell(&query.key);
@@ -190,11 +178,11 @@ impl<B: Breakers> proto::circuit_breakers_server::CircuitBreakers for BreakersSe
         Ok(Response::new(answers::transitions(&walk, answer)))
     }
 
-    type WatchBreakersStream = BoxStream<'static, Result<proto::WatchBreakersResponse, Status>>;
+    type WatchBreakersStream = BoxStream<'static, Result<WatchBreakersResponse, Status>>;
 
     async fn watch_breakers(
         &self,
-        request: Request<proto::WatchBreakersRequest>,
+        request: Request<WatchBreakersRequest>,
     ) -> Reply<Self::WatchBreakersStream> {
         let place = self.streams.enter(&call(&request, false))?;
         let watch = self.breakers.watch(watch::parse(request.into_inner())?)?;

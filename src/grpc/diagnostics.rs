@@ -5,7 +5,7 @@ use tonic::{Request, Response, async_trait};
 
 use super::{calls::Reply, convert, proto, streams::Streams};
 use crate::{
-    call::{Serving, ServingMode},
+    call::Serving,
     diagnostics::{Diagnostics, RedisKind, RedisStatus},
     doorbell::Notices,
     threads::replay::JournalStatus,
@@ -40,7 +40,7 @@ impl proto::diagnostics_server::Diagnostics for DiagnosticsService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance_id: known.instance.to_string(),
             start_time: Some(convert::timestamp(known.started)),
-            mode: serving_mode(mode).into(),
+            mode: convert::serving_mode(mode),
             since: Some(convert::timestamp(since)),
             redis: known.redis.as_ref().map(|redis| redis_status(redis())),
             notifications: notifications.into(),
@@ -50,15 +50,6 @@ impl proto::diagnostics_server::Diagnostics for DiagnosticsService {
             local_breakers: count((known.local_breakers)()),
             open_streams: count(self.streams.open_now()),
         }))
-    }
-}
-
-fn serving_mode(mode: ServingMode) -> proto::ServingMode {
-    match mode {
-        ServingMode::Shared => proto::ServingMode::Shared,
-        ServingMode::Degraded => proto::ServingMode::Degraded,
-        ServingMode::Reconciling => proto::ServingMode::Reconciling,
-        ServingMode::Local => proto::ServingMode::Local,
     }
 }
 

@@ -52,26 +52,28 @@ pub(super) fn length(
     length
 }
 
-/// Parses an update mask, whose paths are each one of `names`; a path that is there twice counts once.
-pub(super) fn masked<F: PartialEq>(
+/// Parses an update mask, whose paths are each one of `names`; a path that is there twice counts once. Refusals list the
+/// names, or say what they are together.
+pub(super) fn masked(
     check: &mut Check,
     mask: &FieldMask,
-    parse: fn(&str) -> Option<F>,
-    names: &str,
-) -> Vec<F> {
+    names: &[&'static str],
+    together: Option<&str>,
+) -> Vec<&'static str> {
+    let told = || together.map_or_else(|| names.join(", "), str::to_owned);
     if mask.paths.is_empty() {
-        check.refuse(MASK, format!("must name at least one of {names}"));
+        check.refuse(MASK, format!("must name at least one of {}", told()));
     }
-    let mut fields = Vec::new();
+    let mut found = Vec::new();
     for (index, path) in mask.paths.iter().enumerate() {
-        match parse(path) {
-            Some(field) if fields.contains(&field) => {}
-            Some(field) => fields.push(field),
-            None => check.refuse(MASK.field("paths").index(index), format!("must be one of {names}")),
+        match names.iter().find(|name| *name == path) {
+            Some(name) if found.contains(name) => {}
+            Some(name) => found.push(*name),
+            None => check.refuse(MASK.field("paths").index(index), format!("must be one of {}", told())),
         }
         if check.is_full() {
             break;
         }
     }
-    fields
+    found
 }

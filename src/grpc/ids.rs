@@ -3,10 +3,9 @@
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
-use ulid::Ulid;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{SystemClock, fresh_id},
     error::Violation,
     threads::{MessageId, Owner, RequestId, ThreadId},
 };
@@ -37,7 +36,7 @@ pub(super) fn forked_thread(source: &ThreadId, request: Option<&RequestId>) -> R
 pub(super) fn message(request: Option<&RequestId>, index: usize) -> Result<MessageId, Violation> {
     match request {
         Some(request) => MessageId::parse("id", &format!("{request}~{index}")),
-        None => MessageId::parse("id", &fresh()),
+        None => MessageId::parse("id", &fresh_id(&SystemClock)),
     }
 }
 
@@ -61,12 +60,7 @@ fn derive(parts: &[&str]) -> Result<ThreadId, Violation> {
 }
 
 fn fresh_thread() -> Result<ThreadId, Violation> {
-    ThreadId::parse("id", &fresh())
-}
-
-fn fresh() -> String {
-    let now = u64::try_from(SystemClock.now().as_millis()).unwrap_or_default();
-    Ulid::from_parts(now, rand::random()).to_string()
+    ThreadId::parse("id", &fresh_id(&SystemClock))
 }
 
 #[cfg(test)]

@@ -16,19 +16,13 @@ use tower::layer::util::{Identity, Stack};
 use tracing::{debug, warn};
 
 use super::calls::Calls;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    settings::Listen,
+};
 
 /// How long accepting pauses after a failure: without file descriptors left it would fail again at once, for ever.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// One address to listen on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// `host:port` or `[IPv6]:port`; port 0 lets the system choose.
-    Tcp(String),
-    /// The path of a Unix socket.
-    Unix(PathBuf),
-}
 
 /// A bound address: clients may connect already, and are served once the server runs.
 #[derive(Debug)]

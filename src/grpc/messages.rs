@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
+use prost_types::FieldMask;
 use sha2::{Digest as _, Sha256};
 
 use super::{
     check::{Check, Path},
-    convert, ids,
+    convert,
+    fields::masked,
+    ids,
     parts::{check_parts, content_bytes, tools},
     proto,
 };
@@ -71,38 +74,22 @@ fn parse(
 }
 
 fn check_message(check: &mut Check, path: Path<'_>, message: &proto::Message) {
-    check.at_most(path.field("name"), &message.name, MAX_NAME_BYTES);
-    check_parts(check, path.field("parts"), &message.parts);
-    check_status(check, path.field("status"), message.status);
-    convert::check_count(check, path.field("token_count"), message.token_count);
-    check.at_most(path.field("model"), &message.model, MAX_MODEL_BYTES);
-    check.at_most(path.field("turn_id"), &message.turn_id, MAX_TURN_ID_BYTES);
-    convert::check_labels(check, path.field("labels"), &message.labels);
-    convert::check_timestamp(check, path.field("create_time"), message.create_time.as_ref());
-    check.at_most(path.field("finish_reason"), &message.finish_reason, MAX_FINISH_REASON_BYTES);
-    convert::check_extra(check, path.field("extra"), &message.extra);
+    for field in &FIELDS {
+        (field.check)(check, path.field(field.name), message);
+    }
     check.require(path, message.encoded_len() <= MAX_MESSAGE_BYTES, TOO_LARGE);
 }
 
 fn check_status(check: &mut Check, path: Path<'_>, status: i32) {
-    check.require(
-        path,
-        proto::MessageStatus::try_from(status).is_ok(),
-        "is no status that this server knows",
-    );
+    let is_known = proto::MessageStatus::try_from(status).is_ok();
+    check.require(path, is_known, "is no status that this server knows");
 }
 
 fn role(check: &mut Check, path: Path<'_>, role: i32) -> Option<Role> {
-    let parsed = match proto::Role::try_from(role) {
-        Ok(proto::Role::Unspecified) => Err("is required"),
-        Ok(proto::Role::System) => Ok(Role::System),
-        Ok(proto::Role::Developer) => Ok(Role::Developer),
-        Ok(proto::Role::User) => Ok(Role::User),
-        Ok(proto::Role::Assistant) => Ok(Role::Assistant),
-        Ok(proto::Role::Tool) => Ok(Role::Tool),
-        Err(_) => Err("is no role that this server knows"),
-    };
-    parsed.map_err(|reason| check.refuse(path, reason)).ok()
+    let parsed = Role::of_number(role);
+    check.require(path, role != 0, "is required");
+    check.require(path, role == 0 || parsed.is_some(), "is no role that this server knows");
+    parsed
 }
 
 /// The digest that a stored message had if it was stored as it was sent.
@@ -170,72 +157,80 @@ fn decode(thread: &ThreadId, seq: i64, payload: &Bytes) -> Result<proto::Message
         .map_err(|_| Error::Corrupt { key: format!("thread {thread}"), seq })
 }
 
-/// A field of a message that `UpdateMessage` can change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    Parts,
-    Status,
-    TokenCount,
-    Model,
-    FinishReason,
-    Labels,
-    Extra,
+/// A field of a message that has a rule of its own.
+pub(super) struct Field {
+    name: &'static str,
+    /// Checks the field's value in a request; the path is the field's.
+    check: fn(&mut Check, Path<'_>, &proto::Message),
+    /// Takes the field over from a request, where updates may change it.
+    replace: Option<fn(&mut proto::Message, &proto::Message)>,
 }
 
 impl Field {
-    /// Reads a path of an update mask.
-    pub(super) fn parse(path: &str) -> Option<Self> {
-        match path {
-            "parts" => Some(Self::Parts),
-            "status" => Some(Self::Status),
-            "token_count" => Some(Self::TokenCount),
-            "model" => Some(Self::Model),
-            "finish_reason" => Some(Self::FinishReason),
-            "labels" => Some(Self::Labels),
-            "extra" => Some(Self::Extra),
-            _ => None,
-        }
+    const fn new(name: &'static str, check: fn(&mut Check, Path<'_>, &proto::Message)) -> Self {
+        Self { name, check, replace: None }
     }
 
-    /// Checks the field's new value.
-    pub(super) fn check(self, check: &mut Check, path: Path<'_>, message: &proto::Message) {
-        match self {
-            Self::Parts => check_parts(check, path.field("parts"), &message.parts),
-            Self::Status => check_status(check, path.field("status"), message.status),
-            Self::TokenCount => convert::check_count(check, path.field("token_count"), message.token_count),
-            Self::Model => check.at_most(path.field("model"), &message.model, MAX_MODEL_BYTES),
-            Self::FinishReason => {
-                check.at_most(path.field("finish_reason"), &message.finish_reason, MAX_FINISH_REASON_BYTES);
-            }
-            Self::Labels => convert::check_labels(check, path.field("labels"), &message.labels),
-            Self::Extra => convert::check_extra(check, path.field("extra"), &message.extra),
-        }
+    const fn replaced(self, replace: fn(&mut proto::Message, &proto::Message)) -> Self {
+        Self { replace: Some(replace), ..self }
     }
+}
 
-    fn replace(self, message: &mut proto::Message, new: &proto::Message) {
-        match self {
-            Self::Parts => message.parts.clone_from(&new.parts),
-            Self::Status => message.status = new.status,
-            Self::TokenCount => message.token_count = new.token_count,
-            Self::Model => message.model.clone_from(&new.model),
-            Self::FinishReason => message.finish_reason.clone_from(&new.finish_reason),
-            Self::Labels => message.labels.clone_from(&new.labels),
-            Self::Extra => message.extra.clone_from(&new.extra),
-        }
+/// The fields that an update may change.
+const REPLACEABLE: [&str; 7] =
+    ["parts", "status", "token_count", "model", "finish_reason", "labels", "extra"];
+
+static FIELDS: [Field; 10] = [
+    Field::new("name", |check, path, message| check.at_most(path, &message.name, MAX_NAME_BYTES)),
+    Field::new("parts", |check, path, message| check_parts(check, path, &message.parts))
+        .replaced(|message, new| message.parts.clone_from(&new.parts)),
+    Field::new("status", |check, path, message| check_status(check, path, message.status))
+        .replaced(|message, new| message.status = new.status),
+    Field::new("token_count", |check, path, message| convert::check_count(check, path, message.token_count))
+        .replaced(|message, new| message.token_count = new.token_count),
+    Field::new("model", |check, path, message| check.at_most(path, &message.model, MAX_MODEL_BYTES))
+        .replaced(|message, new| message.model.clone_from(&new.model)),
+    Field::new("turn_id", |check, path, message| check.at_most(path, &message.turn_id, MAX_TURN_ID_BYTES)),
+    Field::new("labels", |check, path, message| convert::check_labels(check, path, &message.labels))
+        .replaced(|message, new| message.labels.clone_from(&new.labels)),
+    Field::new("create_time", |check, path, message| {
+        convert::check_timestamp(check, path, message.create_time.as_ref());
+    }),
+    Field::new("finish_reason", |check, path, message| {
+        check.at_most(path, &message.finish_reason, MAX_FINISH_REASON_BYTES);
+    })
+    .replaced(|message, new| message.finish_reason.clone_from(&new.finish_reason)),
+    Field::new("extra", |check, path, message| convert::check_extra(check, path, &message.extra))
+        .replaced(|message, new| message.extra.clone_from(&new.extra)),
+];
+
+/// Parses which fields of a message an update replaces, and checks their new values.
+pub(super) fn replaced(
+    check: &mut Check,
+    path: Path<'_>,
+    mask: &FieldMask,
+    message: &proto::Message,
+) -> Vec<&'static Field> {
+    let names = masked(check, mask, &REPLACEABLE, None);
+    let fields: Vec<_> =
+        names.iter().filter_map(|name| FIELDS.iter().find(|field| field.name == *name)).collect();
+    for field in &fields {
+        (field.check)(check, path.field(field.name), message);
     }
+    fields
 }
 
 /// Makes what a store applies to the stored message: the fields replaced, the whole within its limit again.
 pub(super) fn revise(
     thread: ThreadId,
-    fields: Vec<Field>,
+    fields: Vec<&'static Field>,
     new: proto::Message,
 ) -> Arc<crate::threads::Revise> {
     Arc::new(move |stored: &Message| {
         // A revision does not know the seq; the id in the log's span does.
         let mut message = decode(&thread, 0, &stored.payload)?;
-        for field in &fields {
-            field.replace(&mut message, &new);
+        for replace in fields.iter().filter_map(|field| field.replace) {
+            replace(&mut message, &new);
         }
         let revised = into_domain(message, stored.id.clone(), stored.role);
         if revised.size as usize > MAX_MESSAGE_BYTES {

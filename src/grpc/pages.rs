@@ -1,15 +1,12 @@
 //! Answers that hold messages or go on at a page token.
 
-use super::{
-    convert, messages, proto,
-    tokens::{self, MessagesWalk},
-};
+use super::{convert, messages, proto, tokens};
 use crate::{
     call::{Answer, Source},
     error::{Error, Result},
     threads::{
-        Context, MessagesCursor, MessagesPage, Owner, StoredMessage, ThreadId, ThreadsCursor, ThreadsPage,
-        UpdatedMessage,
+        Context, MessagesCursor, MessagesPage, MessagesQuery, Owner, StoredMessage, ThreadId, ThreadsCursor,
+        ThreadsPage, UpdatedMessage,
     },
 };
 
@@ -28,7 +25,7 @@ pub(super) fn threads(owner: &Owner, answer: Answer<ThreadsPage>) -> proto::List
 /// Writes a page of messages. It ends before a message that cannot be decoded, and its token leads there; a page that
 /// would begin there is an error, so that the caller steps over it by seq.
 pub(super) fn messages(
-    walk: &MessagesWalk,
+    query: &MessagesQuery,
     answer: Answer<MessagesPage>,
 ) -> Result<proto::ListMessagesResponse> {
     let Answer { value: page, source } = answer;
@@ -45,7 +42,7 @@ pub(super) fn messages(
     });
     Ok(proto::ListMessagesResponse {
         messages,
-        next_page_token: cursor.map(|cursor| walk.seal(&cursor)).unwrap_or_default(),
+        next_page_token: cursor.map(|cursor| tokens::seal_messages(query, &cursor)).unwrap_or_default(),
         thread: Some(convert::thread(page.thread)),
         authority: convert::authority(source),
         as_of: convert::as_of(source),
@@ -138,8 +135,20 @@ mod tests {
         }
     }
 
-    fn walk() -> MessagesWalk {
-        MessagesWalk { thread: id(), after_seq: 0, before_seq: 0, descending: false }
+    fn query() -> MessagesQuery {
+        MessagesQuery {
+            id: id(),
+            after_seq: 0,
+            before_seq: 0,
+            descending: false,
+            limit: 7,
+            cursor: None,
+            renew: true,
+        }
+    }
+
+    fn open(token: &str) -> MessagesCursor {
+        tokens::open_messages(&query(), token).unwrap()
     }
 
     const CORRUPT: &[u8] = &[0xff];
@@ -148,15 +157,15 @@ mod tests {
     fn a_page_ends_before_a_corrupt_message_and_its_token_leads_there() {
         let stored = vec![stored(1, b""), stored(2, CORRUPT), stored(3, b"")];
         let page = MessagesPage { thread: thread(), messages: stored, more: false };
-        let answer = messages(&walk(), Answer::shared(page)).unwrap();
+        let answer = messages(&query(), Answer::shared(page)).unwrap();
         assert_eq!(answer.messages.iter().map(|message| message.seq).collect::<Vec<_>>(), [1]);
-        assert_eq!(walk().open(&answer.next_page_token).unwrap().seq, 1);
+        assert_eq!(open(&answer.next_page_token).seq, 1);
     }
 
     #[test]
     fn a_page_that_begins_at_a_corrupt_message_fails() {
         let page = MessagesPage { thread: thread(), messages: vec![stored(2, CORRUPT)], more: false };
-        let error = messages(&walk(), Answer::shared(page)).unwrap_err();
+        let error = messages(&query(), Answer::shared(page)).unwrap_err();
         assert!(matches!(error, Error::Corrupt { seq: 2, .. }));
     }
 
@@ -167,8 +176,8 @@ mod tests {
             [(outage, true), (Source::Local { as_of: None }, false), (Source::Shared, false)]
         {
             let value = MessagesPage { thread: thread(), messages: vec![stored(1, b"")], more: true };
-            let answer = messages(&walk(), Answer { value, source }).unwrap();
-            assert_eq!(walk().open(&answer.next_page_token).unwrap().local, local, "{source:?}");
+            let answer = messages(&query(), Answer { value, source }).unwrap();
+            assert_eq!(open(&answer.next_page_token).local, local, "{source:?}");
             assert_eq!(answer.as_of.is_some(), local, "{source:?}");
         }
     }

@@ -5,11 +5,10 @@ use prost_types::FieldMask;
 use super::{
     check::{Check, Path},
     convert,
-    fields::{MASK, masked, optional, page_size, request_id},
-    ids,
-    messages::{self, Field},
+    fields::{masked, optional, page_size, request_id},
+    ids, messages,
     proto::{self, truncate_thread_request as truncate},
-    tokens::{self, MessagesWalk},
+    tokens,
 };
 use crate::{
     error::Result,
@@ -87,39 +86,29 @@ pub(super) fn update(request: proto::UpdateThreadRequest) -> Result<(ThreadId, T
     let mut check = Check::default();
     let thread = request.thread.unwrap_or_default();
     let id = check.take(THREAD.field("id"), ThreadId::parse("id", &thread.id));
-    let change = change(&mut check, &thread, request.update_mask);
+    let change = change(&mut check, &thread, &request.update_mask.unwrap_or_default());
     let guard = guard(&mut check, request.etag, &request.request_id);
     check.finish(|| Some((id?, change, guard)))
 }
 
-fn change(check: &mut Check, thread: &proto::ConversationThread, mask: Option<FieldMask>) -> ThreadChange {
-    let paths = mask.unwrap_or_default().paths;
-    check.require(MASK, !paths.is_empty(), "must name at least one of title, labels, ttl, pinned, trim");
-    let mut change = ThreadChange::default();
-    for (index, path) in paths.iter().enumerate() {
-        match path.as_str() {
-            "title" => change.title = Some(thread.title.clone()),
-            "labels" => change.labels = Some(thread.labels.clone()),
-            // Without a value the thread keeps its own.
-            "ttl" => {
-                change.ttl = thread.ttl.and_then(|ttl| check.take(THREAD.field("ttl"), convert::ttl(ttl)));
-            }
-            "pinned" => change.pinned = Some(thread.pinned),
-            "trim" => change.trim = Some(convert::trim(check, THREAD.field("trim"), thread.trim)),
-            _ => check
-                .refuse(MASK.field("paths").index(index), "must be one of title, labels, ttl, pinned, trim"),
-        }
-        if check.is_full() {
-            break;
-        }
+fn change(check: &mut Check, thread: &proto::ConversationThread, mask: &FieldMask) -> ThreadChange {
+    let named = masked(check, mask, &["title", "labels", "ttl", "pinned", "trim"], None);
+    let has = |name: &str| named.contains(&name);
+    if has("title") {
+        convert::check_title(check, THREAD.field("title"), &thread.title);
     }
-    if let Some(title) = &change.title {
-        convert::check_title(check, THREAD.field("title"), title);
+    if has("labels") {
+        convert::check_labels(check, THREAD.field("labels"), &thread.labels);
     }
-    if let Some(labels) = &change.labels {
-        convert::check_labels(check, THREAD.field("labels"), labels);
+    // Without a value the thread keeps its own.
+    let ttl = thread.ttl.filter(|_| has("ttl"));
+    ThreadChange {
+        title: has("title").then(|| thread.title.clone()),
+        labels: has("labels").then(|| thread.labels.clone()),
+        ttl: ttl.and_then(|ttl| check.take(THREAD.field("ttl"), convert::ttl(ttl))),
+        pinned: has("pinned").then_some(thread.pinned),
+        trim: has("trim").then(|| convert::trim(check, THREAD.field("trim"), thread.trim)),
     }
-    change
 }
 
 pub(super) fn delete(request: proto::DeleteThreadRequest) -> Result<(ThreadId, Guard)> {
@@ -153,22 +142,21 @@ pub(super) fn append(request: proto::AppendMessagesRequest, default_ttl: Ttl) ->
     check.finish(|| Some(Append { id: id?, messages: messages?, owner, create, etag }))
 }
 
-/// Parses a page of messages to read, and the walk that its page tokens belong to.
-pub(super) fn list_messages(request: &proto::ListMessagesRequest) -> Result<(MessagesQuery, MessagesWalk)> {
+pub(super) fn list_messages(request: &proto::ListMessagesRequest) -> Result<MessagesQuery> {
     let &proto::ListMessagesRequest { after_seq, before_seq, descending, .. } = request;
     let mut check = Check::default();
-    let thread = existing(&mut check, &request.thread_id);
+    let id = existing(&mut check, &request.thread_id);
     convert::check_count(&mut check, Path::Root("after_seq"), after_seq);
     convert::check_count(&mut check, Path::Root("before_seq"), before_seq);
     let limit = page_size(&mut check, request.page_size);
-    let walk = check.finish(|| Some(MessagesWalk { thread: thread?, after_seq, before_seq, descending }))?;
-    let cursor = match request.page_token.as_str() {
-        "" => None,
-        token => Some(walk.open(token)?),
-    };
-    let id = walk.thread.clone();
-    let renew = !request.peek;
-    Ok((MessagesQuery { id, after_seq, before_seq, descending, limit, cursor, renew }, walk))
+    let (cursor, renew) = (None, !request.peek);
+    let mut query = check.finish(|| {
+        Some(MessagesQuery { id: id?, after_seq, before_seq, descending, limit, cursor, renew })
+    })?;
+    if !request.page_token.is_empty() {
+        query.cursor = Some(tokens::open_messages(&query, &request.page_token)?);
+    }
+    Ok(query)
 }
 
 pub(super) fn context(request: &proto::GetContextRequest) -> Result<ContextQuery> {
@@ -185,12 +173,8 @@ pub(super) fn update_message(request: proto::UpdateMessageRequest) -> Result<Mes
     let id = existing(&mut check, &request.thread_id);
     let message = request.message.unwrap_or_default();
     let message_id = check.take(MESSAGE.field("id"), MessageId::parse("id", &message.id));
-    let names = "parts, status, token_count, model, finish_reason, labels, extra";
     let mask = request.update_mask.unwrap_or_default();
-    let fields = masked(&mut check, &mask, Field::parse, names);
-    for field in &fields {
-        field.check(&mut check, MESSAGE, &message);
-    }
+    let fields = messages::replaced(&mut check, MESSAGE, &mask, &message);
     let guard = guard(&mut check, request.etag, &request.request_id);
     check.finish(|| {
         let id = id?;

@@ -35,6 +35,7 @@ use super::{
 use crate::{
     call::{Answer, Call},
     clock::Timestamp,
+    settings::Listen,
     threads::{
         Append, Appended, Context, ContextQuery, Cut, Fork, Guard, MessageUpdate, MessagesPage,
         MessagesQuery, NewThread, Swept, Thread, ThreadChange, ThreadId, ThreadsPage, ThreadsQuery,
@@ -164,7 +165,8 @@ fn diagnostics() -> Diagnostics {
 
 impl Running {
     async fn start(drain_deadline: Duration) -> Self {
-        let options = Options {
+        let settings = ServerSettings {
+            listen: Vec::new(),
             max_request_bytes: 8 << 20,
             max_response_bytes: 64 << 20,
             max_concurrent_streams: 100,
@@ -173,8 +175,8 @@ impl Running {
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             drain_deadline,
-            default_ttl: Ttl::new("", Duration::from_hours(2)).unwrap(),
         };
+        let ttl = Ttl::new("", Duration::from_hours(2)).unwrap();
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".into())).await.unwrap();
         let address = listener.local_address().parse().unwrap();
         let store = Arc::new(Waiting { waiting: Semaphore::new(0), going_on: Semaphore::new(0) });
@@ -184,7 +186,7 @@ impl Running {
         let threads = Arc::clone(&store);
         let wakers = Wakers::default();
         let backend = Backend { threads, wakers, breakers, diagnostics: diagnostics() };
-        let server = serve(vec![listener], options, backend, told, shutdown.clone());
+        let server = serve(vec![listener], settings, ttl, backend, told, shutdown.clone());
         let server = shutdown.spawn("server", server);
         Self { address, store, serving, shutdown, server }
     }

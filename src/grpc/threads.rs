@@ -7,7 +7,17 @@ use tracing::Span;
 
 use super::{
     calls::{Reply, call},
-    convert, pages, proto, requests,
+    convert, pages,
+    proto::{
+        AppendMessagesRequest, AppendMessagesResponse, CreateThreadRequest, CreateThreadResponse,
+        DeleteThreadRequest, DeleteThreadResponse, ForkThreadRequest, ForkThreadResponse, GetContextRequest,
+        GetContextResponse, GetThreadRequest, GetThreadResponse, ListMessagesRequest, ListMessagesResponse,
+        ListThreadsRequest, ListThreadsResponse, TouchThreadRequest, TouchThreadResponse,
+        TruncateThreadRequest, TruncateThreadResponse, UpdateMessageRequest, UpdateMessageResponse,
+        UpdateThreadRequest, UpdateThreadResponse, WatchThreadRequest,
+        conversation_threads_server::ConversationThreads,
+    },
+    requests,
     streams::Streams,
     thread_events::{self, Events},
 };
@@ -51,65 +61,53 @@ impl<S: ThreadStore> Threads<S> {
 }
 
 #[async_trait]
-impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for Threads<S> {
-    async fn create_thread(
-        &self,
-        request: Request<proto::CreateThreadRequest>,
-    ) -> Reply<proto::CreateThreadResponse> {
+impl<S: ThreadStore> ConversationThreads for Threads<S> {
+    async fn create_thread(&self, request: Request<CreateThreadRequest>) -> Reply<CreateThreadResponse> {
         let call = call(&request, request.get_ref().require_shared);
         let new = requests::create(request.into_inner(), self.default_ttl)?;
         tell(&new.id);
         let Answer { value, source } = self.store.create(&call, &new).await?;
         self.ring(&new.id);
-        Ok(Response::new(proto::CreateThreadResponse {
+        Ok(Response::new(CreateThreadResponse {
             thread: Some(convert::thread(value.thread)),
             messages: convert::appended(value.messages),
             authority: convert::authority(source),
         }))
     }
 
-    async fn get_thread(&self, request: Request<proto::GetThreadRequest>) -> Reply<proto::GetThreadResponse> {
+    async fn get_thread(&self, request: Request<GetThreadRequest>) -> Reply<GetThreadResponse> {
         let call = call(&request, request.get_ref().require_shared);
         let request = request.into_inner();
         let id = requests::thread_id(&request.thread_id)?;
         tell(&id);
         let Answer { value, source } = self.store.get(&call, &id, !request.peek).await?;
-        Ok(Response::new(proto::GetThreadResponse {
+        Ok(Response::new(GetThreadResponse {
             thread: Some(convert::thread(value)),
             authority: convert::authority(source),
             as_of: convert::as_of(source),
         }))
     }
 
-    async fn list_threads(
-        &self,
-        request: Request<proto::ListThreadsRequest>,
-    ) -> Reply<proto::ListThreadsResponse> {
+    async fn list_threads(&self, request: Request<ListThreadsRequest>) -> Reply<ListThreadsResponse> {
         let call = call(&request, false);
         let query = requests::list(request.get_ref())?;
         let answer = self.store.list(&call, &query).await?;
         Ok(Response::new(pages::threads(&query.owner, answer)))
     }
 
-    async fn update_thread(
-        &self,
-        request: Request<proto::UpdateThreadRequest>,
-    ) -> Reply<proto::UpdateThreadResponse> {
+    async fn update_thread(&self, request: Request<UpdateThreadRequest>) -> Reply<UpdateThreadResponse> {
         let call = call(&request, false);
         let (id, change, guard) = requests::update(request.into_inner())?;
         tell(&id);
         let Answer { value, source } = self.store.update(&call, &id, &change, &guard).await?;
         self.ring(&id);
-        Ok(Response::new(proto::UpdateThreadResponse {
+        Ok(Response::new(UpdateThreadResponse {
             thread: Some(convert::thread(value)),
             authority: convert::authority(source),
         }))
     }
 
-    async fn delete_thread(
-        &self,
-        request: Request<proto::DeleteThreadRequest>,
-    ) -> Reply<proto::DeleteThreadResponse> {
+    async fn delete_thread(&self, request: Request<DeleteThreadRequest>) -> Reply<DeleteThreadResponse> {
         let call = call(&request, false);
         let allow_missing = request.get_ref().allow_missing;
         let (id, guard) = requests::delete(request.into_inner())?;
@@ -122,19 +120,16 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
             Err(Error::ThreadNotFound { .. }) if allow_missing => self.knows,
             Err(error) => return Err(error.into()),
         };
-        Ok(Response::new(proto::DeleteThreadResponse { authority: convert::authority(source) }))
+        Ok(Response::new(DeleteThreadResponse { authority: convert::authority(source) }))
     }
 
-    async fn touch_thread(
-        &self,
-        request: Request<proto::TouchThreadRequest>,
-    ) -> Reply<proto::TouchThreadResponse> {
+    async fn touch_thread(&self, request: Request<TouchThreadRequest>) -> Reply<TouchThreadResponse> {
         let call = call(&request, false);
         let (id, ttl) = requests::touch(request.get_ref())?;
         tell(&id);
         let Answer { value, source } = self.store.touch(&call, &id, ttl).await?;
         self.ring(&id);
-        Ok(Response::new(proto::TouchThreadResponse {
+        Ok(Response::new(TouchThreadResponse {
             expire_time: value.expire_time.map(convert::timestamp),
             authority: convert::authority(source),
         }))
@@ -142,14 +137,14 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
 
     async fn append_messages(
         &self,
-        request: Request<proto::AppendMessagesRequest>,
-    ) -> Reply<proto::AppendMessagesResponse> {
+        request: Request<AppendMessagesRequest>,
+    ) -> Reply<AppendMessagesResponse> {
         let call = call(&request, request.get_ref().require_shared);
         let append = requests::append(request.into_inner(), self.default_ttl)?;
         tell(&append.id);
         let Answer { value, source } = self.store.append(&call, &append).await?;
         self.ring(&append.id);
-        Ok(Response::new(proto::AppendMessagesResponse {
+        Ok(Response::new(AppendMessagesResponse {
             messages: convert::appended(value.messages),
             previous_last_seq: value.previous_last_seq,
             thread: Some(convert::thread(value.thread)),
@@ -157,21 +152,15 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         }))
     }
 
-    async fn list_messages(
-        &self,
-        request: Request<proto::ListMessagesRequest>,
-    ) -> Reply<proto::ListMessagesResponse> {
+    async fn list_messages(&self, request: Request<ListMessagesRequest>) -> Reply<ListMessagesResponse> {
         let call = call(&request, request.get_ref().require_shared);
-        let (query, walk) = requests::list_messages(request.get_ref())?;
+        let query = requests::list_messages(request.get_ref())?;
         tell(&query.id);
         let answer = self.store.messages(&call, &query).await?;
-        Ok(Response::new(pages::messages(&walk, answer)?))
+        Ok(Response::new(pages::messages(&query, answer)?))
     }
 
-    async fn get_context(
-        &self,
-        request: Request<proto::GetContextRequest>,
-    ) -> Reply<proto::GetContextResponse> {
+    async fn get_context(&self, request: Request<GetContextRequest>) -> Reply<GetContextResponse> {
         let call = call(&request, request.get_ref().require_shared);
         let query = requests::context(request.get_ref())?;
         tell(&query.id);
@@ -179,10 +168,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
         Ok(Response::new(pages::context(answer)?))
     }
 
-    async fn update_message(
-        &self,
-        request: Request<proto::UpdateMessageRequest>,
-    ) -> Reply<proto::UpdateMessageResponse> {
+    async fn update_message(&self, request: Request<UpdateMessageRequest>) -> Reply<UpdateMessageResponse> {
         let call = call(&request, false);
         let update = requests::update_message(request.into_inner())?;
         tell(&update.id);
@@ -193,29 +179,26 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
 
     async fn truncate_thread(
         &self,
-        request: Request<proto::TruncateThreadRequest>,
-    ) -> Reply<proto::TruncateThreadResponse> {
+        request: Request<TruncateThreadRequest>,
+    ) -> Reply<TruncateThreadResponse> {
         let call = call(&request, false);
         let (id, cut, guard) = requests::truncate(request.into_inner())?;
         tell(&id);
         let Answer { value, source } = self.store.truncate(&call, &id, cut, &guard).await?;
         self.ring(&id);
-        Ok(Response::new(proto::TruncateThreadResponse {
+        Ok(Response::new(TruncateThreadResponse {
             thread: Some(convert::thread(value)),
             authority: convert::authority(source),
         }))
     }
 
-    async fn fork_thread(
-        &self,
-        request: Request<proto::ForkThreadRequest>,
-    ) -> Reply<proto::ForkThreadResponse> {
+    async fn fork_thread(&self, request: Request<ForkThreadRequest>) -> Reply<ForkThreadResponse> {
         let call = call(&request, false);
         let fork = requests::fork(request.get_ref())?;
         tell(&fork.source);
         let Answer { value, source } = self.store.fork(&call, &fork).await?;
         self.ring(&fork.id);
-        Ok(Response::new(proto::ForkThreadResponse {
+        Ok(Response::new(ForkThreadResponse {
             thread: Some(convert::thread(value)),
             authority: convert::authority(source),
         }))
@@ -223,7 +206,7 @@ impl<S: ThreadStore> proto::conversation_threads_server::ConversationThreads for
 
     type WatchThreadStream = Events;
 
-    async fn watch_thread(&self, request: Request<proto::WatchThreadRequest>) -> Reply<Events> {
+    async fn watch_thread(&self, request: Request<WatchThreadRequest>) -> Reply<Events> {
         let call = call(&request, false);
         let (id, since) = requests::watch(request.into_inner())?;
         tell(&id);

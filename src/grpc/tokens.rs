@@ -10,7 +10,7 @@ use super::ids::digest;
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
-    threads::{MessagesCursor, Owner, ThreadId, ThreadsCursor},
+    threads::{MessagesCursor, MessagesQuery, Owner, ThreadId, ThreadsCursor},
 };
 
 const VERSION: u8 = 1;
@@ -36,37 +36,26 @@ struct ThreadsPlace {
     id: String,
 }
 
-/// What a walk through messages may not change on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MessagesWalk {
-    pub(super) thread: ThreadId,
-    pub(super) after_seq: i64,
-    pub(super) before_seq: i64,
-    pub(super) descending: bool,
+/// Writes the token that goes on from `cursor` in these messages of a thread.
+pub(super) fn seal_messages(query: &MessagesQuery, cursor: &MessagesCursor) -> String {
+    let place = MessagesPlace { epoch: cursor.epoch.clone(), seq: cursor.seq, local: cursor.local };
+    seal(&messages_of(query), &place.encode_to_vec())
 }
 
-impl MessagesWalk {
-    /// Writes the token that goes on from `cursor`.
-    pub(super) fn seal(&self, cursor: &MessagesCursor) -> String {
-        let place = MessagesPlace { epoch: cursor.epoch.clone(), seq: cursor.seq, local: cursor.local };
-        seal(&self.bound(), &place.encode_to_vec())
-    }
+/// Reads a token of these messages of a thread.
+pub(super) fn open_messages(query: &MessagesQuery, token: &str) -> Result<MessagesCursor> {
+    let place: MessagesPlace = open(&messages_of(query), token)?;
+    Ok(MessagesCursor { epoch: place.epoch, seq: place.seq, local: place.local })
+}
 
-    /// Reads a token of this walk.
-    pub(super) fn open(&self, token: &str) -> Result<MessagesCursor> {
-        let place: MessagesPlace = open(&self.bound(), token)?;
-        Ok(MessagesCursor { epoch: place.epoch, seq: place.seq, local: place.local })
-    }
-
-    fn bound(&self) -> Vec<Vec<u8>> {
-        vec![
-            b"messages".to_vec(),
-            self.thread.as_str().into(),
-            self.after_seq.to_be_bytes().into(),
-            self.before_seq.to_be_bytes().into(),
-            vec![u8::from(self.descending)],
-        ]
-    }
+fn messages_of(query: &MessagesQuery) -> Vec<Vec<u8>> {
+    vec![
+        b"messages".to_vec(),
+        query.id.as_str().into(),
+        query.after_seq.to_be_bytes().into(),
+        query.before_seq.to_be_bytes().into(),
+        vec![u8::from(query.descending)],
+    ]
 }
 
 /// Writes the token that goes on after `cursor` in an owner's threads.
@@ -119,9 +108,16 @@ fn checksum(bound: &[Vec<u8>], body: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn walk() -> MessagesWalk {
-        let thread = ThreadId::parse("", "t").unwrap();
-        MessagesWalk { thread, after_seq: 3, before_seq: 0, descending: false }
+    fn query() -> MessagesQuery {
+        MessagesQuery {
+            id: ThreadId::parse("", "t").unwrap(),
+            after_seq: 3,
+            before_seq: 0,
+            descending: false,
+            limit: 7,
+            cursor: None,
+            renew: true,
+        }
     }
 
     fn cursor() -> MessagesCursor {
@@ -130,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_token_leads_back_to_its_place() {
-        let back = walk().open(&walk().seal(&cursor())).unwrap();
+        let back = open_messages(&query(), &seal_messages(&query(), &cursor())).unwrap();
         assert_eq!((back.epoch.as_str(), back.seq, back.local), ("01JD", 17, true));
 
         let owner = Owner::parse("", "ada").unwrap();
@@ -142,15 +138,15 @@ mod tests {
 
     #[test]
     fn a_token_of_another_request_does_not_verify() {
-        let token = walk().seal(&cursor());
+        let token = seal_messages(&query(), &cursor());
         let others = [
-            MessagesWalk { thread: ThreadId::parse("", "u").unwrap(), ..walk() },
-            MessagesWalk { after_seq: 4, ..walk() },
-            MessagesWalk { before_seq: 9, ..walk() },
-            MessagesWalk { descending: true, ..walk() },
+            MessagesQuery { id: ThreadId::parse("", "u").unwrap(), ..query() },
+            MessagesQuery { after_seq: 4, ..query() },
+            MessagesQuery { before_seq: 9, ..query() },
+            MessagesQuery { descending: true, ..query() },
         ];
         for other in others {
-            assert!(matches!(other.open(&token), Err(Error::TokenMismatch)), "{other:?}");
+            assert!(matches!(open_messages(&other, &token), Err(Error::TokenMismatch)), "{other:?}");
         }
         let owner = Owner::parse("", "t").unwrap();
         assert!(matches!(open_threads(&owner, &token), Err(Error::TokenMismatch)));
@@ -158,16 +154,19 @@ mod tests {
 
     #[test]
     fn no_changed_or_cut_token_verifies() {
-        let token = walk().seal(&cursor());
+        let token = seal_messages(&query(), &cursor());
         let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
         for index in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[index] ^= 1;
-            assert!(walk().open(&URL_SAFE_NO_PAD.encode(&changed)).is_err(), "byte {index}");
-            assert!(walk().open(&URL_SAFE_NO_PAD.encode(&bytes[..index])).is_err(), "cut at {index}");
+            assert!(open_messages(&query(), &URL_SAFE_NO_PAD.encode(&changed)).is_err(), "byte {index}");
+            assert!(
+                open_messages(&query(), &URL_SAFE_NO_PAD.encode(&bytes[..index])).is_err(),
+                "cut at {index}"
+            );
         }
         for garbage in ["", "A", "not base64!", "äöü", &"A".repeat(5000)] {
-            assert!(matches!(walk().open(garbage), Err(Error::TokenMismatch)), "{garbage:?}");
+            assert!(matches!(open_messages(&query(), garbage), Err(Error::TokenMismatch)), "{garbage:?}");
         }
     }
 }

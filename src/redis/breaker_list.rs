@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bb8_redis::redis::{Value, cmd, pipe};
 
-use super::{RedisBreakers, breaker_reply as told, run::invoke, scripts};
+use super::{RedisBreakers, breaker_reply as told, run::millis, scripts};
 use crate::{
     breakers::{
         ModelKey,
@@ -24,30 +24,17 @@ const CHUNK: usize = 1000;
 impl RedisBreakers {
     /// Lists a key that is about to get a state, or to change.
     pub(super) async fn list_before(&self, call: &Call, key: &ModelKey) -> Result<()> {
-        let mut add = cmd("ZADD");
         let now = self.redis.pool.redis_now().as_millis();
+        let mut add = cmd("ZADD");
         add.arg(self.redis.keys.breakers()).arg(now).arg(key.as_str());
-        let add = &add;
-        self.redis
-            .pool
-            .run(call, "list breaker", |mut connection| async move {
-                add.query_async::<()>(&mut connection).await
-            })
-            .await
+        self.redis.query(call, "list breaker", &add).await
     }
 
     /// Whether a key is in the list.
     pub(super) async fn is_listed(&self, call: &Call, key: &ModelKey) -> Result<bool> {
         let mut score = cmd("ZSCORE");
         score.arg(self.redis.keys.breakers()).arg(key.as_str());
-        let score = &score;
-        let found: Option<f64> =
-            self.redis
-                .pool
-                .run(call, "find breaker", |mut connection| async move {
-                    score.query_async(&mut connection).await
-                })
-                .await?;
+        let found: Option<f64> = self.redis.query(call, "find breaker", &score).await?;
         Ok(found.is_some())
     }
 
@@ -57,14 +44,7 @@ impl RedisBreakers {
         let ago = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let first = self.redis.pool.redis_now().as_millis().saturating_sub(ago);
         range.arg(self.redis.keys.breakers()).arg(first).arg("+inf");
-        let range = &range;
-        let names: Vec<Vec<u8>> = self
-            .redis
-            .pool
-            .run(call, "list changed breakers", |mut connection| async move {
-                range.query_async(&mut connection).await
-            })
-            .await?;
+        let names: Vec<Vec<u8>> = self.redis.query(call, "list changed breakers", &range).await?;
         Ok(names.iter().filter_map(|name| parse(name)).collect())
     }
 
@@ -98,14 +78,7 @@ impl RedisBreakers {
             let mut range = cmd("ZRANGE");
             let first = listed.len();
             range.arg(self.redis.keys.breakers()).arg(first).arg(first + CHUNK - 1).arg("WITHSCORES");
-            let range = &range;
-            let names: Vec<(Vec<u8>, f64)> = self
-                .redis
-                .pool
-                .run(call, "list breakers", |mut connection| async move {
-                    range.query_async(&mut connection).await
-                })
-                .await?;
+            let names: Vec<(Vec<u8>, f64)> = self.redis.query(call, "list breakers", &range).await?;
             let count = names.len();
             listed.extend(names);
             if count < CHUNK {
@@ -114,7 +87,7 @@ impl RedisBreakers {
         }
         // What somebody else put there is no key of ours. One that changed meanwhile may have been read twice.
         let read =
-            |(name, score): (Vec<u8>, f64)| Some(Listed { key: parse(&name)?, changed: millis(score) });
+            |(name, score): (Vec<u8>, f64)| Some(Listed { key: parse(&name)?, changed: moment(score) });
         let mut listed: Vec<Listed> = listed.into_iter().filter_map(read).collect();
         listed.sort_unstable_by(|a, b| a.key.cmp(&b.key).then(b.changed.cmp(&a.changed)));
         listed.dedup_by(|later, first| later.key == first.key);
@@ -126,15 +99,8 @@ impl RedisBreakers {
         let mut invocation = scripts::BREAKER_UNLIST.prepare_invoke();
         invocation.key(self.redis.keys.breakers());
         invocation.arg(listed.key.as_str()).arg(listed.changed.as_millis());
-        invocation.arg(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        let invocation = &invocation;
-        self.redis
-            .pool
-            .run(call, "unlist breaker", |mut connection| async move {
-                invoke::<Value>(invocation, &mut connection).await
-            })
-            .await?;
-        Ok(())
+        invocation.arg(millis(since));
+        self.redis.invoke(call, "unlist breaker", &invocation).await
     }
 }
 
@@ -143,6 +109,6 @@ fn parse(name: &[u8]) -> Option<ModelKey> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "scores are ms, far below 2^53")]
-fn millis(score: f64) -> Timestamp {
+fn moment(score: f64) -> Timestamp {
     Timestamp::from_millis(score as i64)
 }

@@ -138,12 +138,7 @@ pub(super) fn stored_settings(reply: &mut Reply) -> Result<Option<StoredSettings
 
 /// Reads what happened to a report.
 pub(super) fn disposition(word: &str) -> Result<Disposition> {
-    match word {
-        "APPLIED" => Ok(Disposition::Applied),
-        "NEUTRAL" => Ok(Disposition::Neutral),
-        "STALE" => Ok(Disposition::Stale),
-        other => Err(Error::Internal(format!("a report is {other:?}").into())),
-    }
+    Disposition::parse(word).ok_or_else(|| Error::Internal(format!("a report is {word:?}").into()))
 }
 
 fn pairs(reply: &mut Reply) -> Result<HashMap<String, String>> {

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::{Script, ScriptInvocation, Value};
+use bb8_redis::redis::{Script, ScriptInvocation};
 
-use super::{Redis, breaker_reply as told, reply::Reply, run::invoke, scripts};
+use super::{Redis, breaker_reply as told, reply::Reply, run::millis, scripts};
 use crate::{
     breakers::{
         BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
         store::{
-            Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Listed,
-            Recorded, Settled, Settlement, Terms, Told, Wish,
+            Batch, Begins, Change, Changed, Followed, Glance, INSTANCE_KEPT, LOG_KEPT, LeaseRequest,
+            LeaseResult, Leased, Listed, ORDERS_KEPT, Recorded, SETTLED_KEPT, STATE_KEPT, Settled,
+            Settlement, Terms, Told, Wish,
         },
     },
     breakers::{History, Log, Position, View},
@@ -64,6 +65,7 @@ impl RedisBreakers {
             .redis
             .run_script(call, operation, script, &keys, |script| {
                 script.arg(&*terms.revision).arg(kind).arg(size).arg(terms.settings.min_reporters);
+                script.arg(millis(STATE_KEPT));
                 arguments(script);
             })
             .await;
@@ -91,6 +93,7 @@ impl RedisBreakers {
         let epoch = if creates { fresh_id(&self.redis.clock) } else { String::new() };
         self.run(call, "record", &scripts::BREAKER_RECORD, key, terms, |script| {
             script.arg(&*batch.instance).arg(batch.number).arg(u8::from(creates)).arg(&epoch);
+            script.arg(millis(INSTANCE_KEPT));
             for group in &batch.groups {
                 match &group.position {
                     Some(position) => script.arg(&position.epoch).arg(position.generation),
@@ -111,29 +114,22 @@ fn add_wish(script: &mut ScriptInvocation<'_>, wish: Option<Wish>) {
     };
 }
 
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A length in ms; -1 for none.
 fn optional_millis(length: Option<Duration>) -> i64 {
     length.map_or(-1, |length| i64::try_from(length.as_millis()).unwrap_or(i64::MAX))
 }
 
-impl<T> Told<T> {
-    fn map<U>(self, told: impl FnOnce(T) -> Result<U>) -> Result<Told<U>> {
+impl Told<Heard> {
+    /// Reads an answer: how the breaker stands, and what a mechanism's script tells beside.
+    fn read<T>(self, read: impl FnOnce(View, Reply) -> Result<T>) -> Result<Told<T>> {
         match self {
-            Self::Done(value) => told(value).map(Told::Done),
+            Self::Done(Heard::Told(now, mut reply)) => {
+                read(told::view(now, &mut reply)?, reply).map(Told::Done)
+            }
+            Self::Done(Heard::Unborn) => {
+                Err(Error::Internal("a breaker was not created where it may be".into()))
+            }
             Self::Outdated(settings) => Ok(Told::Outdated(settings)),
-        }
-    }
-}
-
-impl Heard {
-    fn told(self) -> Result<(Timestamp, Reply)> {
-        match self {
-            Self::Told(now, reply) => Ok((now, reply)),
-            Self::Unborn => Err(Error::Internal("a breaker was not created where it may be".into())),
         }
     }
 }
@@ -155,9 +151,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(u8::from(with_history));
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let history = if with_history { told::history(&view, &mut reply)? } else { History::default() };
             Ok((view, history))
         })
@@ -177,9 +171,7 @@ impl BreakerStore for RedisBreakers {
             }
             heard @ (Told::Done(Heard::Told(..)) | Told::Outdated(_)) => heard,
         };
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let mut groups = reply.list()?;
             let count = groups.len();
             let groups = std::iter::repeat_with(|| told::disposition(&groups.text()?))
@@ -210,9 +202,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(permitted.map_or(0, |position| position.generation));
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let word = reply.text()?;
             let result = match word.as_str() {
                 "LIVE" => LeaseResult::Live(reply.time()?),
@@ -239,13 +229,10 @@ impl BreakerStore for RedisBreakers {
                 script.arg(&settlement.position.epoch).arg(settlement.position.generation);
                 script.arg(&settlement.lease).arg(&[settlement.mark.as_byte()][..]);
                 add_wish(script, settlement.wish);
+                script.arg(SETTLED_KEPT);
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
-            Ok(Settled { view, disposition: told::disposition(&reply.text()?)? })
-        })
+        heard.read(|view, mut reply| Ok(Settled { view, disposition: told::disposition(&reply.text()?)? }))
     }
 
     async fn transition(
@@ -268,14 +255,10 @@ impl BreakerStore for RedisBreakers {
                 script.arg(change.outcome.map_or("", |outcome| outcome.as_str()));
                 script.arg(&change.actor).arg(&change.detail);
                 script.arg(change.request.as_deref().unwrap_or_default()).arg(&self.instance);
-                script.arg(u8::from(change.begins == Begins::Epoch));
+                script.arg(u8::from(change.begins == Begins::Epoch)).arg(LOG_KEPT).arg(ORDERS_KEPT);
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
-            Ok(Changed { won: reply.flag()?, view })
-        })
+        heard.read(|view, mut reply| Ok(Changed { won: reply.flag()?, view }))
     }
 
     async fn configure(
@@ -336,9 +319,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(after.map_or(0, |after| after.generation)).arg(limit);
             })
             .await?;
-        heard.map(|heard| {
-            let (now, mut reply) = heard.told()?;
-            let view = told::view(now, &mut reply)?;
+        heard.read(|view, mut reply| {
             let mut newest = told::transitions(&view.snapshot.position.epoch, &mut reply.list()?)?;
             newest.reverse();
             let expires_in = u64::try_from(reply.int()?).ok().map(Duration::from_millis);
@@ -358,11 +339,7 @@ impl BreakerStore for RedisBreakers {
         let [state, _, _, _, log] = self.redis.keys.breaker(key);
         let mut invocation = scripts::BREAKER_LOG.prepare_invoke();
         invocation.key(state).key(log).arg(after).arg(limit.saturating_add(1));
-        let invocation = &invocation;
-        let told = self.redis.pool.run(call, "read log", |mut connection| async move {
-            invoke::<Vec<Value>>(invocation, &mut connection).await
-        });
-        let values = match told.await {
+        let values = match self.redis.invoke(call, "read log", &invocation).await {
             Ok(values) => values,
             Err(error) => return Err(self.redis.name_wrong_key(call, key, error).await),
         };

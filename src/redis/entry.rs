@@ -19,7 +19,7 @@ const IN_PROGRESS: u8 = 1;
 /// Encodes a message without version and commit time, which the script puts before it.
 pub(super) fn encode(message: &Message) -> Vec<u8> {
     let mut body = BytesMut::with_capacity(64 + message.payload.len());
-    body.put_u8(role_code(message.role));
+    body.put_u8(message.role.number());
     body.put_u8(if message.in_progress { IN_PROGRESS } else { 0 });
     body.put_u32(message.tokens);
     body.put_u32(message.size);
@@ -49,7 +49,7 @@ pub(super) fn decode(mut entry: Bytes) -> Option<(Timestamp, Arc<Message>)> {
     if entry.try_get_u32().ok()? != crc32fast::hash(&entry) {
         return None;
     }
-    let role = role_of(entry.try_get_u8().ok()?)?;
+    let role = Role::of_number(entry.try_get_u8().ok()?)?;
     let in_progress = entry.try_get_u8().ok()? & IN_PROGRESS != 0;
     let tokens = entry.try_get_u32().ok()?;
     let size = entry.try_get_u32().ok()?;
@@ -81,27 +81,6 @@ fn take_text(entry: &mut Bytes, length: usize) -> Option<String> {
         return None;
     }
     String::from_utf8(entry.split_to(length).to_vec()).ok()
-}
-
-fn role_code(role: Role) -> u8 {
-    match role {
-        Role::System => 1,
-        Role::Developer => 2,
-        Role::User => 3,
-        Role::Assistant => 4,
-        Role::Tool => 5,
-    }
-}
-
-fn role_of(code: u8) -> Option<Role> {
-    match code {
-        1 => Some(Role::System),
-        2 => Some(Role::Developer),
-        3 => Some(Role::User),
-        4 => Some(Role::Assistant),
-        5 => Some(Role::Tool),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

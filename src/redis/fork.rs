@@ -11,7 +11,6 @@ use super::{
     entry,
     fields::{Fields, profile_fields},
     reply::Reply,
-    run::invoke,
     scripts,
     threads::RedisThreads,
 };
@@ -31,7 +30,7 @@ const STAGING_TTL: u64 = 60;
 
 /// What was copied so far.
 #[derive(Default)]
-struct Tally {
+struct CopyTotals {
     first_slot: i64,
     slots: i64,
     count: i64,
@@ -54,10 +53,7 @@ struct Slice {
 impl RedisThreads {
     /// Makes the copy, or answers the one that the same request made.
     pub(super) async fn copy(&self, call: &Call, fork: &Fork) -> Result<Thread> {
-        let request = match &fork.request_id {
-            Some(request) => format!("fork:{request}"),
-            None => format!("fork:{}", fresh_id(&self.redis.clock)),
-        };
+        let request = self.request("fork", fork.request_id.as_ref());
         let call = &call.until(Instant::now() + Duration::from_secs(STAGING_TTL));
         if let Some(copy) = self.made_before(call, fork, &request).await? {
             return Ok(copy);
@@ -88,13 +84,13 @@ impl RedisThreads {
         let staging = self.redis.keys.staging(&fork.id, &fresh_id(&self.redis.clock));
         let first = self.read_slice(call, fork, None, 0).await?;
         let end = if fork.at_seq == 0 { first.thread.last_seq } else { fork.at_seq };
-        let mut tally = Tally { first_slot: first.from.min(end + 1), ..Tally::default() };
-        let mut slice = self.stage(call, &staging, first, &mut tally).await?;
+        let mut totals = CopyTotals { first_slot: first.from.min(end + 1), ..CopyTotals::default() };
+        let mut slice = self.stage(call, &staging, first, &mut totals).await?;
         let profile = slice.thread.profile.clone();
-        while tally.first_slot + tally.slots <= end {
-            let next = tally.first_slot + tally.slots;
+        while totals.first_slot + totals.slots <= end {
+            let next = totals.first_slot + totals.slots;
             let read = self.read_slice(call, fork, Some((&slice, end)), next).await?;
-            slice = self.stage(call, &staging, read, &mut tally).await?;
+            slice = self.stage(call, &staging, read, &mut totals).await?;
         }
         let call = &self.index_before_creation(call, &fork.id, &profile).await?;
         let mut fields = profile_fields(&profile);
@@ -105,10 +101,10 @@ impl RedisThreads {
         put("parent_seq", end.to_string());
         put("revision", 1.to_string());
         put("last_seq", end.to_string());
-        for (name, value) in tally.fields() {
+        for (name, value) in totals.fields() {
             put(name, value.to_string());
         }
-        self.finish(call, fork, request, &staging, tally.slots, &fields).await
+        self.finish(call, fork, request, &staging, totals.slots, &fields).await
     }
 
     async fn read_slice(
@@ -147,25 +143,25 @@ impl RedisThreads {
         call: &Call,
         staging: &[String; 3],
         slice: Slice,
-        tally: &mut Tally,
+        totals: &mut CopyTotals,
     ) -> Result<Slice> {
         let [_, messages_key, system_key, ..] = self.redis.keys.thread(&slice.thread.id);
         let damaged = |key: &str, seq| Error::Corrupt { key: key.to_owned(), seq };
-        tally.slots += i64::try_from(slice.slots.len()).unwrap_or_default();
+        totals.slots += i64::try_from(slice.slots.len()).unwrap_or_default();
         for (seq, slot) in (slice.from..).zip(&slice.slots).filter(|(_, slot)| !slot.is_empty()) {
             let (_, message) = entry::decode(slot.clone()).ok_or_else(|| damaged(&messages_key, seq))?;
-            tally.count += 1;
-            tally.tokens += i64::from(message.tokens);
-            tally.bytes += i64::from(message.size);
+            totals.count += 1;
+            totals.tokens += i64::from(message.tokens);
+            totals.bytes += i64::from(message.size);
         }
         let first_listed = slice.fields.int("first_seq");
         for (seq, instruction) in &slice.instructions {
             let (_, message) =
                 entry::decode(instruction.clone()).ok_or_else(|| damaged(&system_key, *seq))?;
             let (tokens, size) = (i64::from(message.tokens), i64::from(message.size));
-            tally.system_bytes += size;
+            totals.system_bytes += size;
             if *seq < first_listed {
-                tally.kept.insert(*seq, (tokens, size));
+                totals.kept.insert(*seq, (tokens, size));
             }
         }
         let invocation = {
@@ -185,16 +181,7 @@ impl RedisThreads {
             }
             invocation
         };
-        let invocation = &invocation;
-        let _: Vec<Value> = self
-            .redis
-            .pool
-            .run(
-                call,
-                "fork write",
-                |mut connection| async move { invoke(invocation, &mut connection).await },
-            )
-            .await?;
+        let _: Value = self.redis.invoke(call, "fork write", &invocation).await?;
         Ok(slice)
     }
 
@@ -222,7 +209,7 @@ impl RedisThreads {
     }
 }
 
-impl Tally {
+impl CopyTotals {
     /// The counters of the copy.
     fn fields(&self) -> [(&'static str, i64); 8] {
         let kept = i64::try_from(self.kept.len()).unwrap_or_default();

@@ -6,13 +6,12 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::{Script, Value, cmd};
+use bb8_redis::redis::{Script, cmd};
 use tracing::{debug, warn};
 
 use super::{
     keys::{Keys, SHARDS},
     reply::Reply,
-    run::invoke,
     scripts,
     threads::RedisThreads,
 };
@@ -23,7 +22,7 @@ use crate::{
     threads::{Profile, Swept, Thread, ThreadId},
 };
 
-/// An index may lag behind a thread's last activity by as much; `scripts/append.lua` knows it too.
+/// An index may lag behind a thread's last activity by as much.
 pub(super) const LAG: Duration = Duration::from_mins(1);
 /// A creation happens within this time of its index entry, or not at all.
 const CREATION: Duration = Duration::from_secs(5);
@@ -93,13 +92,7 @@ impl RedisThreads {
         for argument in arguments {
             invocation.arg(*argument);
         }
-        let invocation = &invocation;
-        let values: Vec<Value> = self
-            .redis
-            .pool
-            .run(call, operation, |mut connection| async move { invoke(invocation, &mut connection).await })
-            .await?;
-        let mut reply = Reply::new(values);
+        let mut reply = Reply::new(self.redis.invoke(call, operation, &invocation).await?);
         reply.text()?;
         reply.int()?;
         if reply.len() == 0 { Ok(true) } else { reply.flag() }
@@ -120,14 +113,9 @@ impl RedisThreads {
         range: [&str; 2],
         skip: usize,
     ) -> Result<Vec<(String, f64)>> {
-        self.redis
-            .pool
-            .run(call, "read index", |mut connection| {
-                let mut command = cmd(command);
-                command.arg(key).arg(&range).arg("WITHSCORES").arg("LIMIT").arg(skip).arg(BATCH);
-                async move { command.query_async(&mut connection).await }
-            })
-            .await
+        let mut command = cmd(command);
+        command.arg(key).arg(&range).arg("WITHSCORES").arg("LIMIT").arg(skip).arg(BATCH);
+        self.redis.query(call, "read index", &command).await
     }
 
     /// After a deletion: lets the next sweep look at the thread's entries, which only it may remove.
@@ -144,15 +132,9 @@ impl RedisThreads {
         let lease = self.redis.keys.sweep_lease();
         let token = fresh_id(&self.redis.clock);
         let life = LEASE.as_millis().to_string();
-        let lease_taken: Option<String> = self
-            .redis
-            .pool
-            .run(&call, "sweep lease", |mut connection| {
-                let mut set = cmd("SET");
-                set.arg(&lease).arg(&token).arg("NX").arg("PX").arg(&life);
-                async move { set.query_async(&mut connection).await }
-            })
-            .await?;
+        let mut take = cmd("SET");
+        take.arg(&lease).arg(&token).arg("NX").arg("PX").arg(&life);
+        let lease_taken: Option<String> = self.redis.query(&call, "sweep lease", &take).await?;
         let mut swept = Swept::default();
         if lease_taken.is_none() {
             return Ok(swept);
@@ -226,21 +208,22 @@ impl RedisThreads {
         Ok(removed)
     }
 
-    async fn unindex_owner(&self, call: &Call, key: &str, id: &str) -> Result<()> {
-        let score: Option<f64> = self
-            .redis
-            .pool
-            .run(call, "read index", |mut connection| {
-                let mut zscore = cmd("ZSCORE");
-                zscore.arg(key).arg(id);
-                async move { zscore.query_async(&mut connection).await }
-            })
-            .await?;
-        if let Some(score) = score.filter(|score| self.is_old(*score)) {
+    /// Removes an entry whose thread is not there, or is another owner's, once no creation can be under way.
+    pub(super) async fn unindex(&self, call: &Call, key: &str, member: &str, score: f64) -> Result<()> {
+        if self.is_old(score) {
             let read = score.to_string();
-            self.run_plain(call, "unindex", &scripts::REINDEX, key, &[id, &read, ""]).await?;
+            self.run_plain(call, "unindex", &scripts::REINDEX, key, &[member, &read, ""]).await?;
         }
         Ok(())
+    }
+
+    async fn unindex_owner(&self, call: &Call, key: &str, id: &str) -> Result<()> {
+        let mut find = cmd("ZSCORE");
+        find.arg(key).arg(id);
+        match self.redis.query(call, "read index", &find).await? {
+            Some(score) => self.unindex(call, key, id, score).await,
+            None => Ok(()),
+        }
     }
 }
 

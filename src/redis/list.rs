@@ -7,7 +7,6 @@ use tracing::warn;
 
 use super::{
     index::{BATCH, GRACE, LAG},
-    scripts,
     threads::RedisThreads,
 };
 use crate::{
@@ -94,17 +93,6 @@ impl RedisThreads {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-impl RedisThreads {
-    /// Removes an entry whose thread is not there, or is another owner's, once no creation can be under way.
-    async fn unindex(&self, call: &Call, key: &str, member: &str, score: f64) -> Result<()> {
-        if self.is_old(score) {
-            let read = score.to_string();
-            self.run_plain(call, "unindex", &scripts::REINDEX, key, &[member, &read, ""]).await?;
-        }
-        Ok(())
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{channels::Channels, listener::Listener, session::Session};
-use super::pool::Dialer;
+use self::{channels::Channels, pushes::PushReader, session::Session};
+use super::dialer::Dialer;
 use crate::{
     breakers::ModelKey,
     doorbell::{Doorbell, Notices},
@@ -23,7 +23,7 @@ use crate::{
 
 mod channels;
 mod flags;
-mod listener;
+mod pushes;
 mod session;
 
 /// Attempts to connect are at most this far apart.
@@ -72,7 +72,7 @@ impl Notifications {
             dialer: Dialer::new(settings)?,
             channels: Arc::new(Channels::new(settings, instance)),
             threads,
-            teller: Teller { doorbell, told: Told::Nothing },
+            teller: Teller { doorbell, logged: Logged::Nothing },
         })
     }
 
@@ -101,8 +101,8 @@ impl Notifications {
 
     /// Listens on one connection, and says how it ended.
     async fn listen_once(&mut self, on_ring: &OnRing, written: &mut Option<Instant>) -> Error {
-        let (listener, rung) = Listener::new(&self.channels, on_ring);
-        let handle = match self.dialer.dial_hearing(move |push| listener.hear(push)).await {
+        let (reader, rung) = PushReader::new(&self.channels, on_ring);
+        let handle = match self.dialer.dial_hearing(move |push| reader.hear(push)).await {
             Ok(handle) => handle,
             Err(error) => return super::to_error(error),
         };
@@ -113,7 +113,7 @@ impl Notifications {
 
 /// What the log was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Logged {
     Nothing,
     Rings,
     Deaf,
@@ -124,7 +124,7 @@ enum Told {
 #[derive(Debug)]
 struct Teller {
     doorbell: Arc<Doorbell>,
-    told: Told,
+    logged: Logged,
 }
 
 impl Teller {
@@ -136,7 +136,7 @@ impl Teller {
     /// A ring of our own was heard that had been sent then.
     fn rings(&mut self, sent: Instant) {
         self.doorbell.hear(sent);
-        if self.is_new(Told::Rings) {
+        if self.is_new(Logged::Rings) {
             info!("keyspace notifications ring: changes in redis are noticed at once");
         }
     }
@@ -144,7 +144,7 @@ impl Teller {
     /// A ring of our own was not heard.
     fn is_deaf(&mut self, reason: &str) {
         self.doorbell.silence(reason);
-        if self.is_new(Told::Deaf) {
+        if self.is_new(Logged::Deaf) {
             warn!(reason, "keyspace notifications do not ring: redis is asked every second");
         }
     }
@@ -152,7 +152,7 @@ impl Teller {
     /// There is no connection on which anything could be heard.
     fn is_lost(&mut self, cause: &Error) {
         self.doorbell.silence(&cause.to_string());
-        if !self.is_new(Told::Lost) {
+        if !self.is_new(Logged::Lost) {
             return;
         }
         if cause.allows_fallback() {
@@ -163,7 +163,7 @@ impl Teller {
         }
     }
 
-    fn is_new(&mut self, now: Told) -> bool {
-        std::mem::replace(&mut self.told, now) != now
+    fn is_new(&mut self, now: Logged) -> bool {
+        std::mem::replace(&mut self.logged, now) != now
     }
 }

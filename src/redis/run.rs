@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bb8_redis::redis::{
-    ErrorKind, FromRedisValue, RedisResult, Script, ScriptInvocation, ServerErrorKind, Value,
-    aio::MultiplexedConnection, pipe,
+    Cmd, ErrorKind, FromRedisValue, Script, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection,
+    pipe,
 };
 
 use super::{Redis, keys::BREAKER_TYPES, reply::Reply, threads::RedisThreads};
@@ -19,19 +19,9 @@ use crate::{
 /// So often a script may be forgotten between being sent and being called.
 const FORGOTTEN: usize = 3;
 
-/// Runs a script, which the client sends again where the server has forgotten it. Whoever makes it forget scripts may do so
-/// just in between: then that is repeated.
-pub(super) async fn invoke<T: FromRedisValue>(
-    invocation: &ScriptInvocation<'_>,
-    connection: &mut MultiplexedConnection,
-) -> RedisResult<T> {
-    for _ in 0..FORGOTTEN {
-        match invocation.invoke_async(connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
-            result => return result,
-        }
-    }
-    invocation.invoke_async(connection).await
+/// A length as scripts take it.
+pub(super) fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl RedisThreads {
@@ -54,6 +44,38 @@ impl RedisThreads {
 }
 
 impl Redis {
+    /// Runs one command.
+    pub(super) async fn query<T: FromRedisValue + Send>(
+        &self,
+        call: &Call,
+        operation: &'static str,
+        command: &Cmd,
+    ) -> Result<T> {
+        let attempt =
+            |mut connection: MultiplexedConnection| async move { command.query_async(&mut connection).await };
+        self.pool.run(call, operation, attempt).await
+    }
+
+    /// Runs a script. The client sends the script again where the server has forgotten it. Somebody may make the server
+    /// forget scripts just in between: then that is repeated.
+    pub(super) async fn invoke<T: FromRedisValue + Send>(
+        &self,
+        call: &Call,
+        operation: &'static str,
+        invocation: &ScriptInvocation<'_>,
+    ) -> Result<T> {
+        let attempt = |mut connection: MultiplexedConnection| async move {
+            for _ in 0..FORGOTTEN {
+                match invocation.invoke_async(&mut connection).await {
+                    Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+                    result => return result,
+                }
+            }
+            invocation.invoke_async(&mut connection).await
+        };
+        self.pool.run(call, operation, attempt).await
+    }
+
     /// Runs a script that answers with a word and the present time. `arguments` adds what follows the latest moment at
     /// which to write. Answers the word, the time, and what follows.
     pub(super) async fn run_script(
@@ -73,15 +95,8 @@ impl Redis {
             }
             invocation.arg(not_after.as_millis());
             arguments(&mut invocation);
-            let invocation = &invocation;
-            let values: Vec<Value> =
-                self.pool
-                    .run(call, operation, |mut connection| async move {
-                        invoke(invocation, &mut connection).await
-                    })
-                    .await
-                    .map_err(|error| name_key(error, keys))?;
-            let mut reply = Reply::new(values);
+            let values = self.invoke(call, operation, &invocation).await;
+            let mut reply = Reply::new(values.map_err(|error| name_key(error, keys))?);
             let (word, now) = (reply.text()?, reply.time()?);
             self.pool.learn_time(now);
             if word != "LATE" {

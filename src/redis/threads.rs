@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use bb8_redis::redis::ScriptInvocation;
 use tokio::time::sleep;
 
 use super::{
-    Redis, entry,
-    fields::{change_fields, default_profile, profile_fields},
+    Redis,
+    append::{AppendMode, Conditions},
+    entry,
+    fields::{change_fields, default_profile},
     read::{Read, ReadArguments},
     scripts,
 };
@@ -16,13 +17,15 @@ use crate::{
     clock::fresh_id,
     error::{Error, Result},
     threads::{
-        Append, Appended, AppendedMessage, Context, ContextQuery, Cut, Digest, Fork, Guard, IDS_GENERATION,
-        Limits, MAX_INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Message, MessageUpdate, MessagesPage, MessagesQuery,
-        NewMessage, NewThread, Owner, Profile, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange,
-        ThreadId, ThreadStore, ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
-        watch::{Followed, Since},
+        Append, Appended, Context, ContextQuery, Cut, DELETIONS_KEPT, Fork, Guard, Limits,
+        MAX_INSTRUCTION_BYTES, MessageUpdate, MessagesPage, MessagesQuery, NewThread, REQUESTS_KEPT,
+        RequestId, StoredMessage, Swept, TOMBSTONE_TTL, Thread, ThreadChange, ThreadId, ThreadStore,
+        ThreadsPage, ThreadsQuery, Ttl, UpdatedMessage,
+        watch::{CHANGES_KEPT, Followed, Since},
     },
 };
+
+pub(super) use super::append::add_message;
 
 /// A message update reads, merges and replaces; so many times somebody else may come between.
 const UPDATE_ATTEMPTS: u64 = 100;
@@ -34,132 +37,23 @@ pub struct RedisThreads {
     pub(super) limits: Limits,
 }
 
-/// How an append treats a thread that is or is not there.
-#[derive(Clone, Copy)]
-enum Mode<'a> {
-    /// It must be there.
-    Append,
-    /// It is created if there is none.
-    Ensure(&'a Profile),
-    /// It must not be there, unless the same request made it.
-    Create(&'a Profile, &'a str),
-    /// It must be there, and the same request must have made it.
-    Repeat(&'a str),
-}
-
-/// What must hold of a thread that is appended to.
-#[derive(Clone, Copy, Default)]
-struct Conditions<'a> {
-    owner: Option<&'a Owner>,
-    etag: Option<&'a str>,
-}
-
-/// What an append says about the index on top.
-struct Outcome {
-    appended: Appended,
-    index_is_due: bool,
-}
-
 impl RedisThreads {
     /// Threads behind a connection, each within `limits`.
     pub fn new(redis: Redis, limits: Limits) -> Self {
         Self { redis, limits }
     }
-
-    async fn append_as(
-        &self,
-        call: &Call,
-        id: &ThreadId,
-        messages: &[NewMessage],
-        mode: Mode<'_>,
-        conditions: Conditions<'_>,
-    ) -> Result<Outcome> {
-        let keys = self.redis.keys.thread(id);
-        let Conditions { owner, etag } = conditions;
-        let (word, profile, request) = match mode {
-            Mode::Append => ("append", None, ""),
-            Mode::Ensure(profile) => ("ensure", Some(profile), ""),
-            Mode::Create(profile, request) => ("create", Some(profile), request),
-            Mode::Repeat(request) => ("repeat", None, request),
-        };
-        let fields = profile.map_or_else(Vec::new, |profile| {
-            let mut fields = profile_fields(profile);
-            fields.push(("epoch", fresh_id(&self.redis.clock)));
-            fields.push(("create_request", request.to_owned()));
-            fields
-        });
-        let entries: Vec<Vec<u8>> = messages.iter().map(|new| entry::encode(&new.message)).collect();
-        let mut reply = self
-            .run(call, "append", &scripts::APPEND, id, &keys, |script| {
-                let (etag, owner) = (etag.unwrap_or_default(), owner.map_or("", Owner::as_str));
-                self.begin_append(script, [word, etag, owner, request], &fields);
-                for (new, entry) in messages.iter().zip(&entries) {
-                    add_message(script, &new.message, &new.digest, entry);
-                }
-            })
-            .await?;
-        let expire_time = reply.expiry()?;
-        let previous_last_seq = reply.int()?;
-        let index_is_due = reply.flag()?;
-        let (mut seqs, mut duplicates) = (reply.list()?, reply.list()?);
-        let messages = messages
-            .iter()
-            .map(|new| {
-                Ok(AppendedMessage {
-                    id: new.message.id.clone(),
-                    seq: seqs.int()?,
-                    duplicate: duplicates.flag()?,
-                    provisional: false,
-                })
-            })
-            .collect::<Result<_>>()?;
-        let thread = reply.fields()?.thread(id, &keys[0], expire_time)?;
-        Ok(Outcome { appended: Appended { thread, previous_last_seq, messages }, index_is_due })
-    }
-}
-
-impl RedisThreads {
-    /// Gives `append.lua` what comes before the messages: mode, etag, owner and request among it.
-    pub(super) fn begin_append(
-        &self,
-        script: &mut ScriptInvocation<'_>,
-        [mode, etag, owner, request]: [&str; 4],
-        fields: &[(&'static str, String)],
-    ) {
-        script.arg(mode).arg(etag).arg(owner).arg(self.limits.max_messages).arg(self.limits.max_bytes);
-        script.arg(MAX_INSTRUCTIONS).arg(MAX_INSTRUCTION_BYTES).arg(IDS_GENERATION).arg(request);
-        script.arg(fields.len() * 2);
-        for (name, value) in fields {
-            script.arg(*name).arg(value);
-        }
-    }
-}
-
-/// Gives `append.lua` one message.
-pub(super) fn add_message(
-    script: &mut ScriptInvocation<'_>,
-    message: &Message,
-    digest: &Digest,
-    entry: &[u8],
-) {
-    script.arg(message.id.as_str()).arg(digest.to_string()).arg(u8::from(message.role.is_instruction()));
-    script.arg(message.tokens).arg(message.size).arg(entry);
 }
 
 impl ThreadStore for RedisThreads {
     async fn create(&self, call: &Call, new: &NewThread) -> Result<Answer<Appended>> {
-        // A request id of our own makes our own retry safe.
-        let request = match &new.request_id {
-            Some(request) => format!("create:{request}"),
-            None => format!("create:{}", fresh_id(&self.redis.clock)),
-        };
+        let request = self.request("create", new.request_id.as_ref());
         // Only a thread that is not there is indexed before it is made.
         let none = Conditions::default();
-        let repeated = self.append_as(call, &new.id, &new.messages, Mode::Repeat(&request), none).await;
+        let repeated = self.append_as(call, &new.id, &new.messages, AppendMode::Repeat(&request), none).await;
         let outcome = match repeated {
             Err(Error::ThreadNotFound { .. }) => {
                 let call = &self.index_before_creation(call, &new.id, &new.profile).await?;
-                let mode = Mode::Create(&new.profile, &request);
+                let mode = AppendMode::Create(&new.profile, &request);
                 self.append_as(call, &new.id, &new.messages, mode, none).await?
             }
             other => other?,
@@ -196,7 +90,7 @@ impl ThreadStore for RedisThreads {
         let mut reply = self
             .run(call, "delete", &scripts::DELETE, id, &keys, |script| {
                 script.arg(guard.etag.as_deref().unwrap_or_default()).arg(&request);
-                script.arg(TOMBSTONE_TTL.as_secs());
+                script.arg(TOMBSTONE_TTL.as_secs()).arg(DELETIONS_KEPT);
             })
             .await?;
         let (epoch, owner) = (reply.text()?, reply.text()?);
@@ -214,12 +108,12 @@ impl ThreadStore for RedisThreads {
 
     async fn append(&self, call: &Call, append: &Append) -> Result<Answer<Appended>> {
         let conditions = Conditions { owner: append.owner.as_ref(), etag: append.etag.as_deref() };
-        let first = self.append_as(call, &append.id, &append.messages, Mode::Append, conditions).await;
+        let first = self.append_as(call, &append.id, &append.messages, AppendMode::Append, conditions).await;
         let outcome = match (first, append.create) {
             (Err(Error::ThreadNotFound { .. }), Some(ttl)) if append.etag.is_none() => {
                 let profile = default_profile(append.owner.clone(), ttl);
                 let call = &self.index_before_creation(call, &append.id, &profile).await?;
-                let mode = Mode::Ensure(&profile);
+                let mode = AppendMode::Ensure(&profile);
                 self.append_as(call, &append.id, &append.messages, mode, conditions).await?
             }
             (other, _) => other?,
@@ -268,7 +162,7 @@ impl ThreadStore for RedisThreads {
         let keys = self.redis.keys.thread(&update.id);
         let call = &self.redis.pool.bounded(call);
         let etag = update.guard.etag.as_deref().unwrap_or_default();
-        let request = self.request("message", &update.guard);
+        let request = self.request("message", update.guard.request_id.as_ref());
         for attempt in 0..UPDATE_ATTEMPTS {
             if attempt > 0 {
                 // Others update the same message: let them pass, each by another time.
@@ -302,6 +196,7 @@ impl ThreadStore for RedisThreads {
                 .run(call, "replace message", &scripts::REPLACE_MESSAGE, &update.id, &keys, |script| {
                     script.arg(etag).arg(&request).arg(seq).arg(&old[..]).arg(entry::encode(&revised));
                     script.arg(self.limits.max_bytes).arg(MAX_INSTRUCTION_BYTES);
+                    script.arg(REQUESTS_KEPT).arg(CHANGES_KEPT);
                 })
                 .await;
             let mut reply = match replaced {
@@ -318,7 +213,7 @@ impl ThreadStore for RedisThreads {
 
     async fn truncate(&self, call: &Call, id: &ThreadId, cut: Cut, guard: &Guard) -> Result<Answer<Thread>> {
         let keys = self.redis.keys.thread(id);
-        let request = self.request("truncate", guard);
+        let request = self.request("truncate", guard.request_id.as_ref());
         let (word, n) = match cut {
             Cut::After(seq) => ("after", seq),
             Cut::KeepLast(count) => ("keep", count),
@@ -326,6 +221,7 @@ impl ThreadStore for RedisThreads {
         let mut reply = self
             .run(call, "truncate", &scripts::TRUNCATE, id, &keys, |script| {
                 script.arg(guard.etag.as_deref().unwrap_or_default()).arg(&request).arg(word).arg(n);
+                script.arg(REQUESTS_KEPT).arg(CHANGES_KEPT);
             })
             .await?;
         let expire_time = reply.expiry()?;
@@ -355,10 +251,12 @@ impl RedisThreads {
         fields: &[(&'static str, String)],
     ) -> Result<Thread> {
         let keys = self.redis.keys.thread(id);
-        let request = if is_write { self.request("update", guard) } else { String::new() };
+        let request =
+            if is_write { self.request("update", guard.request_id.as_ref()) } else { String::new() };
         let mut reply = self
             .run(call, "update", &scripts::UPDATE, id, &keys, |script| {
                 script.arg(guard.etag.as_deref().unwrap_or_default()).arg(&request).arg(u8::from(is_write));
+                script.arg(REQUESTS_KEPT).arg(CHANGES_KEPT);
                 for (name, value) in fields {
                     script.arg(*name).arg(value);
                 }
@@ -374,8 +272,8 @@ impl RedisThreads {
     }
 
     /// The request as the thread remembers it. One of our own, where the caller gave none, makes our own retry safe.
-    fn request(&self, kind: &str, guard: &Guard) -> String {
-        match &guard.request_id {
+    pub(super) fn request(&self, kind: &str, request: Option<&RequestId>) -> String {
+        match request {
             Some(request) => format!("{kind}:{request}"),
             None => format!("{kind}:{}", fresh_id(&self.redis.clock)),
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{Fault, count, limits, serve, start};
+use super::{Fault, limits, serve, start};
 use crate::{
     breakers::{BreakerStore, Engine},
     call::{Serving, ServingMode},
@@ -18,7 +18,7 @@ use crate::{
         Copies, Fallback, FallbackBreakers, FileJournal, Handover, JournalBounds, Opened, Reachability,
         State, SyncPolicy,
     },
-    redis::{Known, Notifications, Redis, RedisBreakers, RedisClock, RedisThreads, Ring},
+    redis::{Notifications, Redis, RedisBreakers, RedisClock, RedisThreads, Ring},
     settings::{FallbackSettings, Fsync, Settings},
     shutdown::Shutdown,
     threads::watch::Wakers,
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let (mode, serving) = watch::channel(Serving { mode: begin, since: SystemClock.now() });
     let wakers = Wakers { serving: Some(serving.clone()), ..Wakers::default() };
     let engines = Engines::start(&settings, &redis, instance, &wakers, &shutdown);
-    let told = tell_of(&settings, redis.clone(), Arc::clone(&reachability));
+    let told = tell_of(redis.clone(), Arc::clone(&reachability));
     let diagnostics = diagnostics((instance, started), told, &threads, &engines, &wakers);
     let handover = engines.handover(&reachability);
     let (bells, tasks) = (Arc::clone(&wakers.bells), shutdown.clone());
@@ -99,7 +99,7 @@ fn assemble_threads(
         max_bytes: settings.fallback.journal_bytes,
         max_entries: settings.fallback.journal_entries,
     };
-    let room = (settings.memory.copy_bytes, count(settings.memory.copy_threads));
+    let room = (settings.memory.copy_bytes, settings.memory.copy_threads);
     // Copies expire by the clock that said when.
     let mut copies = Copies::new(Arc::new(redis.clock()), limits, room, bounds, grpc::digest_of);
     if let Some(Opened { journal, records, .. }) = file {
@@ -134,7 +134,7 @@ impl Engines {
         let shared = RedisBreakers::new(redis.clone(), instance);
         let shared = Engine::new(shared, policies, instance, Some(doorbell), shutdown.clone());
         start(&shared, shutdown);
-        let local = MemoryBreakers::new(redis.clock(), count(settings.memory.max_breakers));
+        let local = MemoryBreakers::new(redis.clock(), settings.memory.max_breakers);
         let local = Engine::in_place_of(&shared, local.of_instance(instance.into()));
         start(&local, shutdown);
         Self { shared, local }
@@ -265,10 +265,6 @@ fn probe(
 }
 
 /// Redis as this process sees it.
-fn tell_of(settings: &Settings, redis: Redis, reachability: Arc<Reachability>) -> Tells<RedisStatus> {
-    let url = settings.redis.endpoint.to_string();
-    Box::new(move || {
-        let Known { kind, server_version, round_trip } = redis.known();
-        RedisStatus { url: url.clone(), kind, server_version, round_trip, last_error: reachability.trouble() }
-    })
+fn tell_of(redis: Redis, reachability: Arc<Reachability>) -> Tells<RedisStatus> {
+    Box::new(move || RedisStatus { last_error: reachability.trouble(), ..redis.status() })
 }

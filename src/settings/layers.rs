@@ -42,12 +42,12 @@ pub(super) enum AddressFrom {
 
 /// Says what is wrong with which setting; its origin is added by [`Layers::error`].
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct BadSetting {
     key: String,
     reason: String,
 }
 
-impl Fault {
+impl BadSetting {
     pub(super) fn new(key: &str, reason: impl Into<String>) -> Self {
         Self { key: key.to_owned(), reason: reason.into() }
     }
@@ -153,7 +153,7 @@ impl Layers {
 
     pub(super) fn check_limits(&self) -> Result<(), SettingsError> {
         for (key, limit) in LIMITS {
-            limit.check(&self.text(key)).map_err(|reason| self.error(Fault::new(key, reason)))?;
+            limit.check(&self.text(key)).map_err(|reason| self.error(BadSetting::new(key, reason)))?;
         }
         Ok(())
     }
@@ -181,12 +181,12 @@ impl Layers {
             )
             .map_err(|reason| ("redis.host", reason)),
         };
-        result.map_err(|(key, reason)| self.error(Fault::new(key, reason)))
+        result.map_err(|(key, reason)| self.error(BadSetting::new(key, reason)))
     }
 
     /// Adds the origin of the faulty setting's value.
-    pub(super) fn error(&self, fault: Fault) -> SettingsError {
-        let Fault { key, reason } = fault;
+    pub(super) fn error(&self, fault: BadSetting) -> SettingsError {
+        let BadSetting { key, reason } = fault;
         let origin = self.find(&key).and_then(Value::origin).unwrap_or("defaults").to_owned();
         SettingsError::Invalid { key, origin, reason }
     }
@@ -369,13 +369,13 @@ fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-fn fault_of(error: ConfigError) -> Fault {
+fn fault_of(error: ConfigError) -> BadSetting {
     match error {
         ConfigError::At { error, key: Some(key), .. } => {
             // `server.listen[0]`: origins are known for the whole list.
             let key = key.split('[').next().unwrap_or_default();
-            Fault::new(key, error.to_string())
+            BadSetting::new(key, error.to_string())
         }
-        other => Fault::new("settings", other.to_string()),
+        other => BadSetting::new("settings", other.to_string()),
     }
 }

@@ -67,8 +67,9 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D
     parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
 }
 
-pub(super) fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-    parse_bytes(&String::deserialize(from)?).map_err(D::Error::custom)
+pub(super) fn bytes<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Error> {
+    let bytes = parse_bytes(&String::deserialize(from)?).map_err(D::Error::custom)?;
+    T::try_from(bytes).map_err(|_| D::Error::custom("is too large for this machine"))
 }
 
 /// Reads a path; empty is how "none" is written.

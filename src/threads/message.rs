@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::ids::MessageId;
 use crate::{clock::Timestamp, error::Result};
 
-/// Who speaks.
+/// Who speaks. Stores and the contract number the roles in this order, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Instructions of the system.
@@ -23,6 +23,19 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role.
+    const ALL: [Self; 5] = [Self::System, Self::Developer, Self::User, Self::Assistant, Self::Tool];
+
+    /// The role's number.
+    pub fn number(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// The role of a number.
+    pub fn of_number(number: impl TryInto<usize>) -> Option<Self> {
+        Self::ALL.get(number.try_into().ok()?.checked_sub(1)?).copied()
+    }
+
     /// Whether messages of this role survive trimming and are in every context.
     pub fn is_instruction(self) -> bool {
         matches!(self, Self::System | Self::Developer)

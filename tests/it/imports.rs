@@ -21,7 +21,10 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("memory", &["threads", "breakers", "error", "clock", "call"]),
     ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings", "diagnostics"]),
     ("outage", &["redis", "memory", "threads", "breakers", "error", "clock", "call", "shutdown"]),
-    ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics"]),
+    (
+        "grpc",
+        &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics", "settings"],
+    ),
 ];
 
 /// What only some parts may name at all.

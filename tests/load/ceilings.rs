@@ -116,7 +116,8 @@ impl Ceiling {
         if operation.starts_with("Append") {
             let entry = [0_u8; 1100];
             let id = format!("{:026}", self.ids.fetch_add(1, Ordering::Relaxed));
-            invocation.arg(&["append", "", "", "100000", "268435456", "64", "262144", "10000", "", "0"]);
+            invocation.arg(&["append", "", "", "100000", "268435456", "64", "262144", "10000", ""]);
+            invocation.arg(&["60000", "0"]);
             invocation
                 .arg(id)
                 .arg("00112233445566778899aabbccddeeff")
@@ -147,7 +148,7 @@ impl Ceiling {
     fn record(&self, model: &str) -> ScriptInvocation<'_> {
         let mut invocation = on_breaker(&self.record, model);
         let number = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
-        invocation.arg("ceiling").arg(number).arg(&["1", "ceiling", "", "-1", "s", "0", ""]);
+        invocation.arg("ceiling").arg(number).arg(&["1", "ceiling", "3600000", "", "-1", "s", "0", ""]);
         invocation
     }
 }
@@ -160,7 +161,7 @@ fn on_breaker<'a>(script: &'a Script, model: &str) -> ScriptInvocation<'a> {
     for part in ["window", "leases", "settings", "log"] {
         invocation.key(format!("{{{state}}}:{part}"));
     }
-    invocation.arg(&["0", "", "time", "60", "1"]);
+    invocation.arg(&["0", "", "time", "60", "1", "86400000"]);
     invocation
 }
 

@@ -293,7 +293,7 @@ fn key(check: &mut Check, raw: &str) -> Option<ModelKey> {
 }
 
 fn lease(check: &mut Check, raw: Option<prost_types::Duration>) -> Option<Duration> {
-    fields::length(check, Path::Root("lease"), raw, LEASE.0..=LEASE.1, "must be 1 s to 1 h")
+    fields::length(check, Path::Root("lease"), raw, LEASE, "must be 1 s to 1 h")
 }
 
 fn request_id(check: &mut Check, raw: &str) -> Option<String> {

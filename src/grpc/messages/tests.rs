@@ -202,6 +202,24 @@ fn a_message_takes_2_mib_and_a_batch_100_messages_and_3_mib() {
 }
 
 #[test]
+fn roles_have_the_numbers_of_the_contract() {
+    for number in 1..=5_i32 {
+        let role = Role::of_number(number).unwrap();
+        assert_eq!(i32::from(role.number()), number);
+        let name = proto::Role::try_from(number).unwrap().as_str_name();
+        assert_eq!(name, format!("ROLE_{role:?}").to_uppercase());
+    }
+    for unknown in [i32::MIN, -1, 0, 6] {
+        assert_eq!(Role::of_number(unknown), None);
+    }
+    assert!(proto::Role::try_from(6).is_err());
+}
+
+fn fields(names: &[&str]) -> Vec<&'static Field> {
+    FIELDS.iter().filter(|field| names.contains(&field.name)).collect()
+}
+
+#[test]
 fn a_revision_replaces_the_masked_fields_and_keeps_the_rest() {
     let mut before = user("a", vec![text("1234")]);
     before.model = "m".into();
@@ -209,7 +227,7 @@ fn a_revision_replaces_the_masked_fields_and_keeps_the_rest() {
     let old = one(before).message;
     assert!(old.in_progress);
     let new = proto::Message { parts: vec![text("12345678")], model: "ignored".into(), ..Default::default() };
-    let revised = revise(thread(), vec![Field::Parts, Field::Status], new)(&old).unwrap();
+    let revised = revise(thread(), fields(&["parts", "status"]), new)(&old).unwrap();
     assert_eq!(
         (revised.in_progress, revised.tokens, &revised.id, revised.role),
         (false, 2, &old.id, old.role)
@@ -220,7 +238,7 @@ fn a_revision_replaces_the_masked_fields_and_keeps_the_rest() {
         ("m", &vec![text("12345678")], proto::MessageStatus::Completed)
     );
     let same =
-        revise(thread(), vec![Field::Model], proto::Message { model: "m".into(), ..Default::default() });
+        revise(thread(), fields(&["model"]), proto::Message { model: "m".into(), ..Default::default() });
     assert_eq!(same(&revised).unwrap(), revised);
 }
 
@@ -228,6 +246,6 @@ fn a_revision_replaces_the_masked_fields_and_keeps_the_rest() {
 fn a_revision_that_makes_the_whole_too_large_is_refused() {
     let old = one(user("a", vec![text(&"x".repeat(1 << 20))])).message;
     let extra = [("k".to_owned(), "x".repeat(1 << 20))].into();
-    let error = revise(thread(), vec![Field::Extra], proto::Message { extra, ..Default::default() })(&old);
+    let error = revise(thread(), fields(&["extra"]), proto::Message { extra, ..Default::default() })(&old);
     assert!(matches!(error, Err(Error::Invalid(violations)) if violations[0].field == "message"));
 }

@@ -134,7 +134,7 @@ fn only_masked_fields_are_checked() {
 fn numbers_are_not_negative_and_pages_are_clamped() {
     let request =
         |page_size| proto::ListMessagesRequest { thread_id: "t".into(), page_size, ..Default::default() };
-    let limit = |page_size| list_messages(&request(page_size)).unwrap().0.limit;
+    let limit = |page_size| list_messages(&request(page_size)).unwrap().limit;
     assert_eq!([0, 1, 1000, i32::MAX].map(limit), [50, 1, 1000, 1000]);
     let negative = proto::ListMessagesRequest { after_seq: -1, before_seq: -1, ..request(-1) };
     assert_eq!(paths(list_messages(&negative)), ["after_seq", "before_seq", "page_size"]);
@@ -165,11 +165,11 @@ fn a_truncation_says_where_to_cut() {
 #[test]
 fn a_page_token_is_of_its_request() {
     let request = proto::ListMessagesRequest { thread_id: "t".into(), ..Default::default() };
-    let (_, walk) = list_messages(&request).unwrap();
+    let query = list_messages(&request).unwrap();
     let cursor = crate::threads::MessagesCursor { epoch: "e".into(), seq: 4, local: false };
-    let page_token = walk.seal(&cursor);
+    let page_token = tokens::seal_messages(&query, &cursor);
     let next = proto::ListMessagesRequest { page_token, page_size: 7, peek: true, ..request };
-    assert_eq!(list_messages(&next).unwrap().0.cursor.unwrap().seq, 4);
+    assert_eq!(list_messages(&next).unwrap().cursor.unwrap().seq, 4);
     let other = proto::ListMessagesRequest { after_seq: 1, ..next };
     assert!(matches!(list_messages(&other), Err(Error::TokenMismatch)));
 }

@@ -12,19 +12,15 @@ use crate::{
     breakers::{
         BreakerSettings, Counts, Disposition, ExpiredPermit, History, Log, Mode, ModeOverride, Position,
         Reason, Snapshot, State, Totals, Transition, View,
-        store::{Batch, Change, LeaseRequest, LeaseResult, Settlement},
+        store::{Batch, Change, LOG_KEPT, LeaseRequest, LeaseResult, ORDERS_KEPT, STATE_KEPT, Settlement},
     },
     clock::Timestamp,
 };
 
-/// How long a state outlives what happened to it last: the whole of a day's last millisecond, as keys of Redis do.
-const TTL: Duration = Duration::from_millis(24 * 3_600_000 + 1);
-/// The most changes that the log keeps.
-const LOG: usize = 1000;
+/// How long a state outlives what happened to it last: the whole of the last millisecond, as keys of Redis do.
+const TTL: Duration = STATE_KEPT.saturating_add(Duration::from_millis(1));
 /// The most bytes of what operators and reports said in it: who writes much into one log must not fill the memory.
 const LOG_TEXTS: usize = 64 << 10;
-/// The most requests of operators that are remembered.
-const REQUESTS: usize = 16;
 
 /// A breaker from the report or change that created it until it expires.
 #[derive(Debug)]
@@ -280,13 +276,13 @@ impl Incarnation {
             open_until: self.snapshot.open_until.filter(|_| change.to == State::Open),
         });
         self.log_texts += change.actor.len() + change.detail.len();
-        while self.log.len() > LOG || self.log_texts > LOG_TEXTS {
+        while self.log.len() > LOG_KEPT || self.log_texts > LOG_TEXTS {
             let Some(oldest) = self.log.pop_front() else { break };
             self.log_texts -= oldest.actor.len() + oldest.detail.len();
         }
         if let Some(request) = &change.request {
             self.requests.push_front(request.clone());
-            self.requests.truncate(REQUESTS);
+            self.requests.truncate(ORDERS_KEPT);
         }
     }
 }

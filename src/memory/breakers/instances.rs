@@ -1,14 +1,14 @@
 //! The instances that report to one breaker: their last batches, and when each saw a failure last.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    breakers::{Disposition, store::Batch},
+    breakers::{
+        Disposition,
+        store::{Batch, INSTANCE_KEPT},
+    },
     clock::Timestamp,
 };
-
-/// An instance that is silent for so long sends no late retry any more.
-const MEMORY: Duration = Duration::from_hours(1);
 
 /// Where in a window an instance failed last.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ impl Instances {
         let before = self.0.get(&batch.instance);
         let failed = failed.or_else(|| before.and_then(|known| known.failed));
         if before.is_none() {
-            self.0.retain(|_, instance| now.since(instance.heard) < MEMORY);
+            self.0.retain(|_, instance| now.since(instance.heard) < INSTANCE_KEPT);
         }
         let (number, groups) = (batch.number, groups.to_vec());
         let instance = Instance { number, longest_run, groups, heard: now, failed };

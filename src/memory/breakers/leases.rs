@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{breakers::Disposition, clock::Timestamp};
-
-/// The most settled leases that are remembered.
-const SETTLED: usize = 10_000;
+use crate::{
+    breakers::{Disposition, store::SETTLED_KEPT},
+    clock::Timestamp,
+};
 
 /// Leases with their ends, and what became of those that were settled.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Leases {
         let Some((id, _)) = self.ends.remove_entry(id) else { return false };
         self.order.push_back(id.clone());
         self.settled.insert(id, disposition);
-        while self.order.len() > SETTLED {
+        while self.order.len() > SETTLED_KEPT {
             let Some(oldest) = self.order.pop_front() else { break };
             self.settled.remove(&oldest);
         }

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::{clock::Timestamp, memory::footprint, threads::RequestId};
+use crate::{
+    clock::Timestamp,
+    memory::footprint,
+    threads::{DELETIONS_KEPT, RequestId},
+};
 
-/// A tombstone remembers so many deletions.
-const DELETIONS_KEPT: usize = 8;
 /// What a deletion costs beside its texts.
 const DELETION_OVERHEAD: u64 = 64;
 

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{OnRing, Ring, Teller, channels::Channels, flags};
 use crate::{
-    redis::pool::Handle,
+    redis::dialer::Handle,
     threads::{ThreadId, bells::ThreadBells},
 };
 

@@ -8,7 +8,8 @@
 --         was accepted without Redis, what is known of the thread, as JSON: `epoch`, the highest `revision` that was
 --         acknowledged in it, the `owner` that it must have (absent: any), a new `ttl` (absent: none), `repair` where all of
 --         it was acknowledged, so that it belongs into no other incarnation
---       11 number of the following arguments that are the new thread's fields and values
+--       11 ms by which the index may lag behind the last activity
+--       12 number of the following arguments that are the new thread's fields and values
 --       then for each message: id, digest, whether an instruction (0, 1), tokens, size, entry behind the commit time
 -- OK    expiry, last_seq before, whether the index is due, seqs, duplicates (0, 1), thread
 -- else  ABSENT, EXISTS, DELETED, OWNER, REUSED id, ETAG etag, LIMIT what limit, CORRUPT key; DROPPED (the epoch was
@@ -16,8 +17,8 @@
 local mode, given_etag, owner = ARGV[2], ARGV[3], ARGV[4]
 local max_messages, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local max_system, max_system_bytes, min_ids = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local fields = tonumber(ARGV[11])
-local FIRST = 12 + fields
+local fields = tonumber(ARGV[12])
+local FIRST = 13 + fields
 local MESSAGE = 6
 
 local t, corrupt = read_thread()
@@ -58,7 +59,7 @@ else
     revision = 0, first_seq = 1, last_seq = 0, count = 0, tokens = 0, bytes = 0, system_bytes = 0, kept = 0,
     kept_first = 0, kept_bytes = 0, edited = 0, changed = 0, created = NOW, updated = NOW, indexed = NOW,
   }
-  for i = 12, FIRST - 1, 2 do t[ARGV[i]] = ARGV[i + 1] end
+  for i = 13, FIRST - 1, 2 do t[ARGV[i]] = ARGV[i + 1] end
   for _, name in ipairs({'ttl', 'pinned', 'trim_messages', 'created'}) do t[name] = tonumber(t[name]) end
 end
 local trim_bytes = tonumber(t.trim_bytes)
@@ -109,7 +110,7 @@ end
 -- From here on it writes.
 local previous = t.last_seq
 if not existed then
-  redis.call('HSET', THREAD, 'created', NOW, unpack(ARGV, 12, FIRST - 1))
+  redis.call('HSET', THREAD, 'created', NOW, unpack(ARGV, 13, FIRST - 1))
   -- What an evicted thread left behind is not this thread's.
   redis.call('UNLINK', MESSAGES, SYSTEM, IDS, IDS_OLD, CHANGES)
 end
@@ -182,7 +183,7 @@ if redis.call('HLEN', IDS) >= math.max(min_ids, t.count, t.trim_messages) then b
 t.revision = t.revision + 1
 t.updated = NOW
 local index_is_due = 0
-if existed and NOW - t.indexed >= 60000 then
+if existed and NOW - t.indexed >= tonumber(ARGV[11]) then
   index_is_due = 1
   t.indexed = NOW
 end

@@ -5,6 +5,7 @@
 --       2 revision of the settings that the caller goes by, empty for none stored
 --       3 what calls are counted in: none (since the state began), count, time
 --       4 its size in calls or seconds  5 distinct instances that must have seen failures
+--       6 ms that the keys outlive what happened last
 -- Answers begin with a word and the present ms: OK; LATE; OUTDATED and the stored settings; CORRUPT and a key.
 --
 -- The window's fields: kind; calls, failures, slow (running totals), run (failures in a row); first and last (oldest
@@ -24,7 +25,7 @@ if (redis.call('HGET', SETTINGS, 'revision') or '') ~= ARGV[2] then
   return {'OUTDATED', NOW, redis.call('HGETALL', SETTINGS)}
 end
 local KIND, SIZE, MIN_REPORTERS = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local DAY, HOUR = 86400000, 3600000
+local LIFE, HOUR = tonumber(ARGV[6]), 3600000
 local STATES = {CLOSED = true, OPEN = true, HALF_OPEN = true}
 local MODES = {AUTOMATIC = true, FORCED_OPEN = true, DISABLED = true, METRICS_ONLY = true}
 local CHUNK = 128
@@ -160,13 +161,13 @@ local function is_current(its_epoch, its_generation)
   return its_epoch == epoch and epoch ~= '' and its_generation >= fence and its_generation <= generation
 end
 
--- Sets all expiries: one day after the last report or the end of what is in force, none under an open-ended override.
+-- Sets all expiries: `LIFE` after the last report or the end of what is in force, none under an open-ended override.
 local function set_expiries()
   for _, key in ipairs({STATE, WINDOW, LEASES, LOG}) do
     if stored_mode ~= 'AUTOMATIC' and mode_until == 0 then
       redis.call('PERSIST', key)
     else
-      redis.call('PEXPIREAT', key, string.format('%.0f', math.max(NOW, open_until, mode_until) + DAY))
+      redis.call('PEXPIREAT', key, string.format('%.0f', math.max(NOW, open_until, mode_until) + LIFE))
     end
   end
 end

@@ -1,9 +1,9 @@
 -- Grants, finds or renews a lease of a trial call.
 --
--- ARGV  7 what: GRANT, FIND, RENEW  8 lease id  9 its length in ms  10 permits in all
---       11 epoch and 12 generation of the permit that is renewed
+-- ARGV  8 what: GRANT, FIND, RENEW  9 lease id  10 its length in ms  11 permits in all
+--       12 epoch and 13 generation of the permit that is renewed
 -- OK    core, rest, totals, result: LIVE and its end, FULL, SETTLED, ABSENT, NOT_LEASING
-local WHAT, ID, LENGTH, PERMITS = ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
+local WHAT, ID, LENGTH, PERMITS = ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
 local result, ends = 'NOT_LEASING', 0
 if LEASING then
   rewind_leases()
@@ -21,7 +21,7 @@ if LEASING then
   else
     result, ends, is_changed = 'LIVE', NOW + LENGTH, true
   end
-  if WHAT == 'RENEW' and not is_current(ARGV[11], tonumber(ARGV[12])) then result, ends = 'ABSENT', 0 end
+  if WHAT == 'RENEW' and not is_current(ARGV[12], tonumber(ARGV[13])) then result, ends = 'ABSENT', 0 end
   if ends ~= score and ends > 0 then
     redis.call('ZADD', LEASES, string.format('%.0f', ends), ID)
     local left = redis.call('PTTL', STATE)

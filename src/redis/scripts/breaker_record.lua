@@ -1,13 +1,14 @@
 -- Adds outcomes of one instance, in order.
 --
--- ARGV  6 instance  7 number of the batch  8 whether a new key may be created (0, 1)  9 its epoch
+-- ARGV  7 instance  8 number of the batch  9 whether a new key may be created (0, 1)  10 its epoch
+--       11 ms that a silent instance is remembered
 --       then for each group: permit's epoch, its generation (-1: no permit), marks, wanted pause in ms (0: none) and
 --       its outcome. A mark is n (neutral), s (success), f (failure), in capitals when slow.
 -- OK    core, rest, totals, dispositions (APPLIED, NEUTRAL, STALE), longest run. No dispositions: an override has
 --       ended, and nothing counts before the change that says so
 -- else  UNBORN: the key is new and may not be created
-local INSTANCE, NUMBER = ARGV[6], tonumber(ARGV[7])
-local FIRST, GROUP = 10, 5
+local INSTANCE, NUMBER = ARGV[7], tonumber(ARGV[8])
+local FIRST, GROUP = 12, 5
 local FATES = {A = 'APPLIED', N = 'NEUTRAL', S = 'STALE'}
 
 -- What happens to a group.
@@ -44,7 +45,7 @@ if not is_counted then
   local core, rest, totals = tell()
   return {'OK', NOW, core, rest, totals, fates, 0}
 end
-if epoch == '' and ARGV[8] == '0' then return {'UNBORN', NOW} end
+if epoch == '' and ARGV[9] == '0' then return {'UNBORN', NOW} end
 
 -- The marks, one after the other.
 local longest, chunks, failed, bucket = 0, {}, nil, nil
@@ -140,7 +141,7 @@ if is_corrupt then return {'CORRUPT', NOW, WINDOW} end
 -- From here on it writes.
 local is_new = epoch == ''
 if is_new then
-  epoch, core[2] = ARGV[9], ARGV[9]
+  epoch, core[2] = ARGV[10], ARGV[10]
   local since = tonumber(core[8] or '') or tonumber(core[9] or '') or NOW
   local born = {state, epoch, 0, 0, 0, mode, '', since, core[9] or '', core[10] or '', core[11] or 0, core[12] or 0}
   local fields = {}
@@ -169,11 +170,11 @@ if bucket then
 end
 for number in pairs(dirty) do redis.call('HSET', WINDOW, 'r' .. number, chunks[number]) end
 if not last_number then
-  -- A new instance: those not heard of for an hour are forgotten.
+  -- A new instance: those that were silent for long are forgotten.
   local members = INSTANCE
   for id in string.gmatch(redis.call('HGET', WINDOW, 'members') or '', '%S+') do
     local _, _, _, _, heard = string.match(redis.call('HGET', WINDOW, 'i:' .. id) or '', MEMBER)
-    if id ~= INSTANCE and heard and NOW - heard < HOUR then
+    if id ~= INSTANCE and heard and NOW - heard < tonumber(ARGV[11]) then
       members = members .. ' ' .. id
     elseif id ~= INSTANCE then
       redis.call('HDEL', WINDOW, 'i:' .. id)

@@ -1,12 +1,12 @@
 -- Ends a lease with the outcome of its call.
 --
--- ARGV  7 permit's epoch  8 its generation  9 lease id  10 mark  11 wanted pause in ms (0: none)  12 its outcome
+-- ARGV  8 permit's epoch  9 its generation  10 lease id  11 mark  12 wanted pause in ms (0: none)  13 its outcome
+--       14 most settled leases remembered
 -- OK    core, rest, totals, disposition
-local ID, MARK, PAUSE = ARGV[9], ARGV[10], tonumber(ARGV[11])
+local ID, MARK, PAUSE = ARGV[10], ARGV[11], tonumber(ARGV[12])
 local CODES = {APPLIED = 1, NEUTRAL = 2}
-local KEPT = 10000
 local disposition = 'STALE'
-if LEASING and is_current(ARGV[7], tonumber(ARGV[8])) then
+if LEASING and is_current(ARGV[8], tonumber(ARGV[9])) then
   rewind_leases()
   local is_changed = purge_leases() or BACK > 0
   local score = tonumber(redis.call('ZSCORE', LEASES, ID) or '0')
@@ -16,7 +16,7 @@ if LEASING and is_current(ARGV[7], tonumber(ARGV[8])) then
     disposition = MARK == 'n' and 'NEUTRAL' or 'APPLIED'
     redis.call('ZADD', LEASES, string.format('%.0f', -(NOW * 10 + CODES[disposition])), ID)
     local settled = redis.call('ZCOUNT', LEASES, '-inf', '(0')
-    if settled > KEPT then
+    if settled > tonumber(ARGV[14]) then
       redis.call('ZREM', LEASES, unpack(redis.call('ZREVRANGEBYSCORE', LEASES, '(0', '-inf', 'LIMIT', 0, 1)))
     end
     if disposition == 'APPLIED' then
@@ -28,7 +28,7 @@ if LEASING and is_current(ARGV[7], tonumber(ARGV[8])) then
       end
       if MARK == 'F' or MARK == 'S' then w.slow = w.slow + 1 end
       if PAUSE > 0 and NOW + PAUSE > w.pause_until then
-        w.pause_until, w.pause_outcome = NOW + PAUSE, ARGV[12]
+        w.pause_until, w.pause_outcome = NOW + PAUSE, ARGV[13]
       end
     end
     is_changed = true

@@ -1,6 +1,6 @@
 -- Put before the scripts on leases: brings the leases to the present, and takes out those that ended.
 --
--- ARGV  6 whether a lease that ended counts as a failure (0, 1)
+-- ARGV  7 whether a lease that ended counts as a failure (0, 1)
 local LEASING = mode == 'AUTOMATIC' and state == 'HALF_OPEN'
 
 -- Ends move back with the clock.
@@ -16,7 +16,7 @@ local function purge_leases()
   local ended = redis.call('ZCOUNT', LEASES, '(0', NOW)
   if ended == 0 then return end
   redis.call('ZREMRANGEBYSCORE', LEASES, '(0', NOW)
-  if ARGV[6] == '1' then
+  if ARGV[7] == '1' then
     w.calls, w.failures, w.run, w.failed_at = w.calls + ended, w.failures + ended, w.run + ended, NOW
   end
   return true

@@ -1,6 +1,6 @@
--- Deletes a thread and leaves a tombstone: the last 8 of `epoch:request id of the deletion`, with a space between.
+-- Deletes a thread and leaves a tombstone: the last deletions, each `epoch:request id`, with a space between.
 --
--- ARGV  2 etag, empty for any  3 request id, empty for none  4 life of the tombstone in s
+-- ARGV  2 etag, empty for any  3 request id, empty for none  4 life of the tombstone in s  5 most deletions in it
 -- OK    the epoch that was deleted and its owner; both empty for a repeat
 -- else  ABSENT, ETAG etag, CORRUPT key
 local t, corrupt = read_thread()
@@ -19,9 +19,9 @@ end
 if not t then return {'ABSENT', NOW} end
 if ARGV[2] ~= '' and ARGV[2] ~= etag(t) then return {'ETAG', NOW, etag(t)} end
 
-local stones, n = t.epoch .. ':' .. ARGV[3], 1
+local stones, n, most = t.epoch .. ':' .. ARGV[3], 1, tonumber(ARGV[5])
 for stone in string.gmatch(tombstone, '%S+') do
-  if n == 8 then break end
+  if n == most then break end
   stones = stones .. ' ' .. stone
   n = n + 1
 end

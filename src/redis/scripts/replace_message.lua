@@ -2,6 +2,7 @@
 --
 -- ARGV  2 etag, empty for any  3 request, empty for none  4 seq  5 the old entry
 --       6 the new entry behind the commit time  7 most bytes in a thread  8 most bytes of instructions
+--       9 most requests remembered  10 most changes noted
 -- OK    expiry, thread
 -- else  ABSENT, CHANGED, ETAG etag, LIMIT what limit, CORRUPT key
 local t, corrupt = read_thread()
@@ -37,10 +38,10 @@ end
 t.revision = t.revision + 1
 t.edited = t.revision
 t.updated = NOW
-remember_request(t, ARGV[3])
+remember_request(t, ARGV[3], tonumber(ARGV[9]))
 redis.call('HSET', THREAD, 'requests', t.requests or ' ', 'changed', t.revision)
 if instruction then redis.call('HSET', SYSTEM, seq, new) end
 if listed then redis.call('LSET', MESSAGES, seq - t.first_seq, new) end
 save(t)
-note_change(t, 'message', seq)
+note_change(t, ARGV[10], 'message', seq)
 return {'OK', NOW, renew(t), describe(t)}

@@ -92,17 +92,18 @@ local function id_of(entry)
   return string.sub(entry, 25, 24 + string.byte(entry, 24))
 end
 
--- Write requests that were carried out, newest first, as a text of `kind:id` with a space before and behind each.
+-- Write requests that were carried out, the newest `most` first, as a text of `kind:id` with a space before and behind
+-- each.
 local function was_requested(t, request)
   return request ~= '' and string.find(t.requests or ' ', ' ' .. request .. ' ', 1, true) ~= nil
 end
 
-local function remember_request(t, request)
+local function remember_request(t, request, most)
   if request == '' then return end
   local kept = ' ' .. request .. ' '
   local n = 1
   for known in string.gmatch(t.requests or '', '%S+') do
-    if n == 16 then break end
+    if n == most then break end
     kept = kept .. known .. ' '
     n = n + 1
   end
@@ -118,11 +119,12 @@ local function save(t)
 end
 
 -- Notes a change that is no append, for those who watch the thread, under its revision: fields and values that say
--- what it was, and `after`, the revision of the change noted before it, so that a gap shows. `changed` is the newest;
--- the script's first write is another one, with `changed` in it. The key is given its expiry afterwards.
-local function note_change(t, ...)
+-- what it was, and `after`, the revision of the change noted before it, so that a gap shows. The newest `most` are kept.
+-- `changed` is the newest; the script's first write is another one, with `changed` in it. The key is given its expiry
+-- afterwards.
+local function note_change(t, most, ...)
   local id = string.format('%.0f-0', t.revision)
-  local noted = redis.pcall('XADD', CHANGES, 'MAXLEN', '=', 256, id, 'after', t.changed, ...)
+  local noted = redis.pcall('XADD', CHANGES, 'MAXLEN', '=', most, id, 'after', t.changed, ...)
   if type(noted) == 'table' and noted.err then
     -- Something later is there, which is of no past of this thread.
     redis.call('UNLINK', CHANGES)

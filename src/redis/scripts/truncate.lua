@@ -1,6 +1,7 @@
 -- Drops the tail or the head of a thread; the time to live runs on.
 --
 -- ARGV  2 etag, empty for any  3 request, empty for none  4 after (drop larger seqs) or keep (the newest so many)  5 n
+--       6 most requests remembered  7 most changes noted
 -- OK    expiry, thread
 -- else  ABSENT, ETAG etag, RANGE field last_seq, CORRUPT key
 local t, corrupt = read_thread()
@@ -129,12 +130,12 @@ t.count, t.tokens, t.bytes = count + kept, tokens + kept_tokens, bytes + t.kept_
 t.revision = t.revision + 1
 t.edited = t.revision
 t.updated = NOW
-remember_request(t, ARGV[3])
+remember_request(t, ARGV[3], tonumber(ARGV[6]))
 redis.call('HSET', THREAD, 'requests', t.requests or ' ', 'changed', t.revision)
 save(t)
 local first = 0
 if t.count > 0 then first = t.kept > 0 and t.kept_first or t.first_seq end
-note_change(t, 'first_seq', first, 'last_seq', last_stored(t), 'listed_from', t.first_seq)
+note_change(t, ARGV[7], 'first_seq', first, 'last_seq', last_stored(t), 'listed_from', t.first_seq)
 -- A log that begins now has no expiry yet.
 if at > 0 then
   for _, key in ipairs(LIVING) do redis.call('PEXPIREAT', key, at) end

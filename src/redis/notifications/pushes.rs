@@ -13,8 +13,8 @@ use super::{
     channels::{About, Channels},
 };
 
-/// Hears the pushes of one connection.
-pub(super) struct Listener {
+/// Reads the pushes of one connection.
+pub(super) struct PushReader {
     channels: Arc<Channels>,
     on_ring: OnRing,
     /// Told when this process heard itself.
@@ -23,8 +23,8 @@ pub(super) struct Listener {
     is_written: AtomicBool,
 }
 
-impl Listener {
-    /// A listener, and what tells that this process heard itself.
+impl PushReader {
+    /// A reader, and what tells that this process heard itself.
     pub(super) fn new(channels: &Arc<Channels>, on_ring: &OnRing) -> (Self, watch::Receiver<()>) {
         let (rung, hears) = watch::channel(());
         (
