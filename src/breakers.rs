@@ -10,6 +10,8 @@ use crate::clock::Timestamp;
 pub mod engine;
 pub mod feed;
 mod history;
+pub mod keeper;
+mod keepers;
 pub mod key;
 pub mod operations;
 pub mod outage;

@@ -16,10 +16,11 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use self::{known::Known, reports::Flights, timers::Timers};
+use self::reports::Flights;
 use super::{
     BreakerStore, Breakers, ModelKey, Permit, Policies, Position, State, View,
     feed::{Feed, Seen},
+    keepers::Keepers,
     operations::{
         Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Breaker, BreakersPage, BreakersQuery,
         Configure, Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
@@ -37,12 +38,10 @@ use crate::{
 
 mod admission;
 mod follow;
-mod known;
 mod lookout;
 mod operators;
 mod outage;
 mod reports;
-mod timers;
 mod watch;
 
 pub use watch::EngineWatch;
@@ -61,7 +60,7 @@ pub struct Engine<S>(Arc<Inner<S>>);
 #[derive(Debug)]
 struct Inner<S> {
     store: S,
-    known: Known,
+    keepers: Keepers,
     flights: Flights,
     /// What is known of breakers that are watched, or asked for again and again.
     feed: Feed,
@@ -69,7 +68,6 @@ struct Inner<S> {
     doorbell: Option<Arc<Doorbell>>,
     /// Tasks that read back what has changed.
     readers: AtomicUsize,
-    timers: Timers,
     /// Told when the lookout has something to do at once.
     lookout: Notify,
     /// The name of this process in batches of reports.
@@ -96,30 +94,30 @@ impl<S: BreakerStore> Engine<S> {
         doorbell: Option<Arc<Doorbell>>,
         shutdown: Shutdown,
     ) -> Self {
-        Self::with(store, Known::new(move |key| policies.settings_of(key)), instance, doorbell, shutdown)
+        Self::with(store, Keepers::new(move |key| policies.settings_of(key)), instance, doorbell, shutdown)
     }
 
     /// Breakers on `store` in the place of `shared`, whose settings hold as far as they are known.
     pub fn in_place_of<T: BreakerStore>(shared: &Engine<T>, store: S) -> Self {
-        let (known, instance, shutdown) = (shared.clone(), &*shared.0.instance, shared.0.shutdown.clone());
-        Self::with(store, Known::new(move |key| known.0.known.terms(key).settings), instance, None, shutdown)
+        let (in_force, instance, shutdown) = (shared.clone(), &*shared.0.instance, shared.0.shutdown.clone());
+        let keepers = Keepers::new(move |key| in_force.0.keepers.terms(key).settings);
+        Self::with(store, keepers, instance, None, shutdown)
     }
 
     fn with(
         store: S,
-        known: Known,
+        keepers: Keepers,
         instance: &str,
         doorbell: Option<Arc<Doorbell>>,
         shutdown: Shutdown,
     ) -> Self {
         Self(Arc::new(Inner {
             store,
-            known,
+            keepers,
             flights: Flights::default(),
             feed: Feed::default(),
             doorbell,
             readers: AtomicUsize::new(0),
-            timers: Timers::default(),
             lookout: Notify::new(),
             instance: instance.into(),
             batches: AtomicU64::new(0),
@@ -134,7 +132,7 @@ impl<S: BreakerStore> Engine<S> {
 
     /// Forgets the settings that were in force, the calls that were rejected, and what was seen of breakers.
     pub fn forget(&self) {
-        self.0.known.clear();
+        self.0.keepers.clear();
         self.0.feed.clear();
     }
 
@@ -149,11 +147,11 @@ impl<S: BreakerStore> Engine<S> {
         F: Fn(Terms) -> Fut,
         Fut: Future<Output = Result<Told<T>>>,
     {
-        let mut terms = self.0.known.terms(key);
+        let mut terms = self.0.keepers.terms(key);
         for _ in 0..ATTEMPTS {
             match mechanism(terms.clone()).await? {
                 Told::Done(value) => return Ok((value, terms)),
-                Told::Outdated(stored) => terms = self.0.known.learn(key, stored),
+                Told::Outdated(stored) => terms = self.0.keepers.learn(key, stored),
             }
         }
         Err(Error::BreakerChanged { key: key.to_string() })
@@ -178,7 +176,7 @@ impl<S: BreakerStore> Engine<S> {
             Told::Done(changed) => changed,
             Told::Outdated(stored) => {
                 // It was decided by settings that are not in force any more: whoever offers it looks again.
-                self.0.known.learn(key, stored);
+                self.0.keepers.learn(key, stored);
                 let (view, terms) = self.load(call, key).await?;
                 return Ok((false, view, terms));
             }
@@ -214,7 +212,7 @@ impl<S: BreakerStore> Engine<S> {
     }
 
     fn describe(&self, key: &ModelKey, view: &View, terms: &Terms) -> Breaker {
-        let rejected = self.0.known.rejected(key, &view.snapshot.position);
+        let rejected = self.0.keepers.rejected(key, &view.snapshot.position);
         policy::describe(key, view, &terms.settings, rejected)
     }
 
@@ -327,7 +325,7 @@ impl<S: BreakerStore> Breakers for Engine<S> {
 
     async fn delete(&self, call: &Call, key: &ModelKey) -> Result<Answer<()>> {
         self.0.store.remove(call, key).await?;
-        self.0.known.forget(key);
+        self.0.keepers.forget(key);
         self.ring(key);
         Ok(self.answer(()))
     }

@@ -13,7 +13,8 @@ use tracing::{debug, info, warn};
 use super::{Guarded, Reachability};
 use crate::breakers::{
     BreakerStore, Engine, ModelKey,
-    outage::{Sighting, Sightings, StandIn, Trip},
+    keeper::{LastView, LastViews},
+    outage::{StandIn, Trip},
 };
 
 /// Trips that are offered at once.
@@ -31,7 +32,7 @@ pub struct Handover<S, L> {
 #[derive(Debug)]
 struct State {
     /// What had been seen of the shared breakers when the present outage began; none while there is no outage.
-    outage: Option<Sightings>,
+    outage: Option<LastViews>,
     /// Trips of past outages of which nobody has decided yet. Where Redis is lost again before that, the next outage goes
     /// on with them.
     undecided: HashMap<ModelKey, Trip>,
@@ -40,7 +41,7 @@ struct State {
 impl<S: BreakerStore, L: StandIn> Handover<S, L> {
     /// Hands over between these; what is known of the shared store decides whether there is an outage already.
     pub fn new(shared: Engine<S>, local: Engine<L>, reachability: Arc<Reachability>) -> Self {
-        let outage = (!reachability.is_reachable()).then(Sightings::new);
+        let outage = (!reachability.is_reachable()).then(LastViews::new);
         let state = Mutex::new(State { outage, undecided: HashMap::new() });
         Self { shared, local, reachability, state }
     }
@@ -52,7 +53,7 @@ impl<S: BreakerStore, L: StandIn> Handover<S, L> {
         if state.outage.is_some() {
             return;
         }
-        let seen = self.shared.sightings();
+        let seen = self.shared.last_views();
         let is_as_it_was =
             |trip: &Trip| seen.get(&trip.key).is_none_or(|seen| !trip.is_outdated_at(&seen.position()));
         let trips: Vec<_> = state.undecided.drain().map(|(_, trip)| trip).filter(is_as_it_was).collect();
@@ -69,7 +70,7 @@ impl<S: BreakerStore, L: StandIn> Handover<S, L> {
         let mut state = self.lock();
         let seen = state.outage.take().unwrap_or_default();
         let trips = self.local.end_outage().into_iter().map(|trip| {
-            let base = seen.get(&trip.key).map(Sighting::position).unwrap_or_default();
+            let base = seen.get(&trip.key).map(LastView::position).unwrap_or_default();
             (trip.key.clone(), Trip { base, ..trip })
         });
         state.undecided.extend(trips);

@@ -47,7 +47,7 @@ impl<S: BreakerStore> Engine<S> {
         let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
         let admission = policy::admission(&view, settings, LeaseResult::NotLeasing);
         if let Some(rejection) = admission.rejection(key, state) {
-            self.0.known.count_rejection(key, &position);
+            self.0.keepers.count_rejection(key, &position);
             return Some(rejection.into());
         }
         Some(Acquired::Admitted { permit: Permit { key: key.clone(), position, lease: None }, state })
@@ -82,7 +82,7 @@ impl<S: BreakerStore> Engine<S> {
             let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
             let admission = policy::admission(&view, &terms.settings, result);
             if let Some(rejection) = admission.rejection(key, state) {
-                self.0.known.count_rejection(key, &position);
+                self.0.keepers.count_rejection(key, &position);
                 return Ok(rejection.into());
             }
             let lease = lease_of(&view, result, &id);

@@ -44,12 +44,12 @@ impl<S: BreakerStore> Engine<S> {
     /// Takes note of how a breaker was seen: what is new to its watchers is read back, and what is due by time alone is
     /// not waited for in vain.
     pub(super) fn notice(&self, key: &ModelKey, view: &View, terms: &Terms) {
-        self.0.known.see(key, view);
+        self.0.keepers.note(key, view);
         if self.0.feed.notice(key, &view.snapshot.position) {
             self.start_reading();
         }
         if let Some(due) = policy::deadline(view, &terms.settings) {
-            self.0.timers.set(key, due.since(view.now));
+            self.0.keepers.schedule(key, due.since(view.now));
         }
     }
 
@@ -86,11 +86,11 @@ impl<S: BreakerStore> Engine<S> {
         match self.follow(&job).await {
             Ok((followed, terms)) => {
                 let (view, expires_in) = (&followed.view, followed.expires_in);
-                self.0.known.see(key, view);
+                self.0.keepers.note(key, view);
                 let due = policy::deadline(view, &terms.settings).map(|due| due.since(view.now));
                 let next = due.into_iter().chain(expires_in.map(|left| left + AFTER_EXPIRY)).min();
                 if let Some(next) = next {
-                    self.0.timers.set(key, next);
+                    self.0.keepers.schedule(key, next);
                 }
                 self.0.feed.read(key, followed, terms, era);
             }
@@ -128,7 +128,7 @@ impl<S: BreakerStore> Engine<S> {
                 // Whoever watches is told what is there all the same.
                 Err(error) if !error.allows_fallback() => {
                     debug!(breaker = %key, %error, "a breaker is not as its history says, which cannot be told yet");
-                    self.0.timers.set(key, RETRY);
+                    self.0.keepers.schedule(key, RETRY);
                     return Ok((followed, terms));
                 }
                 Err(error) => return Err(error),

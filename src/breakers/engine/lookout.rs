@@ -58,7 +58,7 @@ impl<S: BreakerStore> Engine<S> {
         let mut looks = FuturesUnordered::new();
         loop {
             tokio::select! {
-                key = self.0.timers.next(), if looks.len() < AT_ONCE => looks.push(self.elapse(key)),
+                key = self.0.keepers.next_due(), if looks.len() < AT_ONCE => looks.push(self.elapse(key)),
                 Some(()) = looks.next(), if !looks.is_empty() => {}
             }
         }
@@ -82,7 +82,7 @@ impl<S: BreakerStore> Engine<S> {
             debug!(breaker = %key, %error, "a change that time brings could not be made yet");
             // Nothing is new; and whoever read it back now would find it due, and be here again at once.
             if !matches!(error, Error::Corrupt { .. } | Error::Internal(_)) {
-                self.0.timers.set(&key, RETRY);
+                self.0.keepers.schedule(&key, RETRY);
             }
             return;
         }

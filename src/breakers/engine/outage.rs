@@ -5,7 +5,8 @@ use super::Engine;
 use crate::{
     breakers::{
         BreakerStore,
-        outage::{Sightings, StandIn, Trip},
+        keeper::LastViews,
+        outage::{StandIn, Trip},
         policy,
     },
     call::Call,
@@ -15,8 +16,8 @@ use crate::{
 impl<S: BreakerStore> Engine<S> {
     /// The breakers as they were seen last, by whatever call, report, timer or watch; of the keys used least recently
     /// nothing is known where there are more than 10,000.
-    pub fn sightings(&self) -> Sightings {
-        self.0.known.sightings()
+    pub fn last_views(&self) -> LastViews {
+        self.0.keepers.last_views()
     }
 
     /// Offers a trip of an outage, so that every instance leaves the model alone for what is left of its time. Says whether
@@ -39,17 +40,17 @@ impl<S: BreakerStore> Engine<S> {
 impl<S: StandIn> Engine<S> {
     /// Begins an outage of the shared store with what was seen there, and with the trips that could not be offered after the
     /// outage before. Says how many breakers it had no room for.
-    pub fn begin_outage(&self, seen: &Sightings, trips: &[Trip]) -> usize {
+    pub fn begin_outage(&self, views: &LastViews, trips: &[Trip]) -> usize {
         self.end_outage();
         let mut refused = 0;
         let mut begin = |key, view: Result<_>| match view {
             // What is due by time alone must not wait for a call.
-            Ok(view) => self.notice(key, &view, &self.0.known.terms(key)),
+            Ok(view) => self.notice(key, &view, &self.0.keepers.terms(key)),
             Err(_) => refused += 1,
         };
-        for (key, sighting) in seen {
-            if sighting.snapshot.is_some() {
-                begin(key, self.0.store.take_over(key, sighting));
+        for (key, last) in views {
+            if last.snapshot.is_some() {
+                begin(key, self.0.store.take_over(key, last));
             }
         }
         for trip in trips {

@@ -6,7 +6,7 @@ use super::{incarnation::Incarnation, window::At};
 use crate::{
     breakers::{
         BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, Transition, View,
-        outage::Sighting,
+        keeper::LastView,
         store::{
             Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Recorded,
             Settled, Settlement, StoredSettings, Terms,
@@ -45,7 +45,7 @@ impl Entry {
     }
 
     /// Begins a state as that of a shared breaker was seen, unless it says nothing that one never seen does not.
-    pub(super) fn take_over(&mut self, seen: &Sighting, now: Timestamp, epoch: impl FnOnce() -> String) {
+    pub(super) fn take_over(&mut self, seen: &LastView, now: Timestamp, epoch: impl FnOnce() -> String) {
         let has_state =
             |seen: &&Arc<Snapshot>| seen.state != State::Closed || seen.mode_at(now) != Mode::Automatic;
         self.incarnation = seen

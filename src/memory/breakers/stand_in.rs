@@ -4,7 +4,8 @@ use super::{MemoryBreakers, entry::Entry, stock::Stock, window::At};
 use crate::{
     breakers::{
         ModelKey, Position, View,
-        outage::{Sighting, StandIn, Trip},
+        keeper::LastView,
+        outage::{StandIn, Trip},
         policy,
     },
     clock::{Clock, Timestamp},
@@ -31,7 +32,7 @@ impl<C: Clock> StandIn for MemoryBreakers<C> {
         *lock(&self.stock) = Stock::new(self.max_breakers);
     }
 
-    fn take_over(&self, key: &ModelKey, seen: &Sighting) -> Result<View> {
+    fn take_over(&self, key: &ModelKey, seen: &LastView) -> Result<View> {
         self.put(key, |entry, at| entry.take_over(seen, at.now, || self.epoch()))
     }
 
