@@ -8,7 +8,6 @@ use std::{fmt, time::Duration};
 use crate::clock::Timestamp;
 
 pub mod engine;
-pub mod feed;
 mod history;
 pub mod keeper;
 mod keepers;

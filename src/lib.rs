@@ -16,8 +16,8 @@
 //!                      them
 //! breakers             circuit breakers: breakers::policy is the state machine, pure; breakers::store the few mechanisms
 //!                      that a store offers; breakers::engine drives the one over the other; breakers::policies gives
-//!                      each model its settings; breakers::feed is what is known of breakers that are followed, and the
-//!                      fan-out of their changes
+//!                      each model its settings; breakers::keepers is what this process knows of each breaker, and tells
+//!                      watchers of changes
 //! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation; and one
 //!                      subscriber, redis::Notifications
 //! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth, MemoryCopies to answer from in
@@ -83,15 +83,18 @@
 //! asked again and again instead. Whatever rings is read back, from the log of a breaker or of a thread, after the place
 //! that was seen last; so a lost ring costs time, and a gap in a log is told as a resync.
 //!
-//! A breaker that is watched, or that admission asked for, has a record in [`breakers::feed::Feed`]. One read-back at a
-//! time keeps it true; who reads back also sees what only a reader can see, that somebody changed the hash by hand or that
-//! a failover lost changes, and makes that a change like any other. The record answers `Acquire` without asking Redis
-//! while nothing has rung since it was read and the doorbell is trusted. Watchers are told from it, each from its own place
-//! in the history: nothing is queued for them but names. A watch of a thread reads for itself ([`threads::watch`]), woken
-//! by the bell of its thread, by the time at which that expires, and by a slow tick.
+//! What this process knows of a breaker is one struct, its keeper: the settings in force, the last view, reports that wait,
+//! the deadline, and the reading of a breaker that is watched or that admission asks for. A breaker is *fresh* until
+//! something says that it may have changed; then it is *stale*, and one read at a time replaces the reading. Whoever reads
+//! it also sees what only a reader can see, that somebody changed the hash by hand or that a failover lost changes, and
+//! makes that a change like any other. A fresh reading answers `Acquire` without asking Redis while the doorbell is
+//! trusted. Watchers are told from the keeper, each from its own place in the history: nothing is queued for them but
+//! names. A watch of a thread reads for itself ([`threads::watch`]), woken by the bell of its thread, by the time at which
+//! that expires, and by a slow tick.
 //!
-//! What time alone brings (the end of an open time with `automatic_half_open`, of a trial, of an override) is offered by
-//! the timers of every instance that knows of it, and happens once, as every change does.
+//! When its deadline passes, a breaker is *due*: time alone may bring a change (the end of an open time with
+//! `automatic_half_open`, of a trial, of an override). Every instance that knows of the deadline offers that change, and it
+//! happens once, as every change does.
 //!
 //! # Invariants
 //!

@@ -16,10 +16,9 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use self::reports::Flights;
 use super::{
     BreakerStore, Breakers, ModelKey, Permit, Policies, Position, State, View,
-    feed::{Feed, Seen},
+    keeper::{Keeper, Reading},
     keepers::Keepers,
     operations::{
         Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Breaker, BreakersPage, BreakersQuery,
@@ -37,10 +36,10 @@ use crate::{
 };
 
 mod admission;
-mod follow;
-mod lookout;
+mod keep;
 mod operators;
 mod outage;
+mod poll;
 mod reports;
 mod watch;
 
@@ -60,16 +59,14 @@ pub struct Engine<S>(Arc<Inner<S>>);
 #[derive(Debug)]
 struct Inner<S> {
     store: S,
+    /// What this process knows of each breaker.
     keepers: Keepers,
-    flights: Flights,
-    /// What is known of breakers that are watched, or asked for again and again.
-    feed: Feed,
-    /// Whether changes ring; none where this process alone makes them.
+    /// Whether notifications of changes arrive; none where this process alone makes changes.
     doorbell: Option<Arc<Doorbell>>,
-    /// Tasks that read back what has changed.
-    readers: AtomicUsize,
-    /// Told when the lookout has something to do at once.
-    lookout: Notify,
+    /// Tasks that keep what is known of breakers true.
+    workers: AtomicUsize,
+    /// Notified when the poller has something to do at once.
+    poll_now: Notify,
     /// The name of this process in batches of reports.
     instance: Arc<str>,
     /// The number of the last batch of reports.
@@ -114,11 +111,9 @@ impl<S: BreakerStore> Engine<S> {
         Self(Arc::new(Inner {
             store,
             keepers,
-            flights: Flights::default(),
-            feed: Feed::default(),
             doorbell,
-            readers: AtomicUsize::new(0),
-            lookout: Notify::new(),
+            workers: AtomicUsize::new(0),
+            poll_now: Notify::new(),
             instance: instance.into(),
             batches: AtomicU64::new(0),
             shutdown,
@@ -133,7 +128,6 @@ impl<S: BreakerStore> Engine<S> {
     /// Forgets the settings that were in force, the calls that were rejected, and what was seen of breakers.
     pub fn forget(&self) {
         self.0.keepers.clear();
-        self.0.feed.clear();
     }
 
     /// Answers from the store.
@@ -160,7 +154,7 @@ impl<S: BreakerStore> Engine<S> {
     async fn load(&self, call: &Call, key: &ModelKey) -> Result<(View, Terms)> {
         let load = async |terms: Terms| self.0.store.load(call, key, &terms, false).await;
         let ((view, _), terms) = self.on_terms(key, load).await?;
-        self.notice(key, &view, &terms);
+        self.note(key, &view, &terms);
         Ok((view, terms))
     }
 
@@ -188,7 +182,7 @@ impl<S: BreakerStore> Engine<S> {
         } else {
             debug!(breaker = %key, %to, %reason, generation, "breaker was changed by another first");
         }
-        self.notice(key, &changed.view, &terms);
+        self.note(key, &changed.view, &terms);
         Ok((changed.won, changed.view, terms))
     }
 
@@ -212,13 +206,13 @@ impl<S: BreakerStore> Engine<S> {
     }
 
     fn describe(&self, key: &ModelKey, view: &View, terms: &Terms) -> Breaker {
-        let rejected = self.0.keepers.rejected(key, &view.snapshot.position);
+        let rejected = self.0.keepers.with(key, |keeper| keeper.rejected(&view.snapshot.position));
         policy::describe(key, view, &terms.settings, rejected)
     }
 
-    /// Tells a breaker as it was seen.
-    fn tell(&self, key: &ModelKey, seen: &Seen) -> Breaker {
-        self.describe(key, &seen.present(), &seen.terms)
+    /// Describes a breaker as it was read back.
+    fn describe_reading(&self, key: &ModelKey, reading: &Reading) -> Breaker {
+        self.describe(key, &reading.present(), &reading.terms)
     }
 
     /// Reads a breaker of the list; none if it has no state any more, or cannot be read: one that is damaged must not
@@ -280,7 +274,7 @@ impl<S: BreakerStore> Breakers for Engine<S> {
     async fn inspect(&self, call: &Call, key: &ModelKey) -> Result<Answer<Inspected>> {
         let load = async |terms: Terms| self.0.store.load(call, key, &terms, true).await;
         let ((view, history), terms) = self.on_terms(key, load).await?;
-        self.notice(key, &view, &terms);
+        self.note(key, &view, &terms);
         let breaker = self.describe(key, &view, &terms);
         Ok(self.answer(Inspected { breaker, settings: terms.settings, last_transition: history.last }))
     }
@@ -325,8 +319,8 @@ impl<S: BreakerStore> Breakers for Engine<S> {
 
     async fn delete(&self, call: &Call, key: &ModelKey) -> Result<Answer<()>> {
         self.0.store.remove(call, key).await?;
-        self.0.keepers.forget(key);
-        self.ring(key);
+        self.0.keepers.with(key, Keeper::forget);
+        self.wake(key);
         Ok(self.answer(()))
     }
 

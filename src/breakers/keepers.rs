@@ -1,7 +1,8 @@
-//! The keepers of all breakers that this process knows, with the bounds on their number, and their deadlines.
+//! The keepers of all breakers that this process knows: the bounds on their number, their deadlines, and the work that
+//! waits.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,11 +14,19 @@ use tokio::{
 };
 use tracing::warn;
 
+use self::watchers::Watchers;
 use super::{
-    BreakerSettings, ModelKey, Position, View,
-    keeper::{Keeper, LastView, LastViews},
+    BreakerSettings, ModelKey, View,
+    keeper::{Keeper, Knowledge, LastView, LastViews, ReadFrom},
     store::{StoredSettings, Terms},
 };
+
+mod following;
+#[cfg(test)]
+mod tests;
+mod watchers;
+
+pub(super) use watchers::Watcher;
 
 /// Keepers that nothing depends on: so many are remembered, and at most twice as many.
 const REMEMBERED: usize = 10_000;
@@ -26,47 +35,61 @@ const MOST_DEADLINES: usize = 100_000;
 
 type Configured = dyn Fn(&ModelKey) -> Arc<BreakerSettings> + Send + Sync;
 
+/// What this process knows of all breakers.
 pub(super) struct Keepers {
     /// The settings of a key for which the store has none.
     configured: Box<Configured>,
-    state: Mutex<All>,
-    /// Notified when the first deadline changes.
+    map: Mutex<KeeperMap>,
+    /// Notified when there is another first deadline.
     first_deadline: Notify,
 }
 
-#[derive(Debug)]
-struct All {
+#[derive(Debug, Default)]
+struct KeeperMap {
     keepers: HashMap<ModelKey, Keeper>,
-    deadlines: BTreeSet<(Instant, ModelKey)>,
     /// Uses of keepers so far.
     uses: u64,
-    /// With so many keepers, those that were used least recently are forgotten.
-    room: usize,
+    /// Keepers that were left when room was made last.
+    left: usize,
+    deadlines: BTreeSet<(Instant, ModelKey)>,
+    /// Breakers whose deadline has passed.
+    due: VecDeque<ModelKey>,
+    /// Breakers that wait to be read, perhaps with some that need not be read any more.
+    stale: VecDeque<ModelKey>,
+    /// Breakers that could not be read.
+    unread: Vec<ModelKey>,
+    /// How many breakers are followed.
+    followed: usize,
+    /// Reads so far.
+    reads: u64,
+    /// Whose change is the oldest that is kept, and so on; perhaps with some that are not kept any more.
+    changes: VecDeque<ModelKey>,
+    watchers: Watchers,
+    /// Whether the list of all breakers must be read, since wake-ups of new ones may have been lost.
+    needs_list: bool,
 }
 
-impl Default for All {
-    fn default() -> Self {
-        Self { keepers: HashMap::new(), deadlines: BTreeSet::new(), uses: 0, room: 2 * REMEMBERED }
-    }
-}
-
-impl fmt::Debug for Keepers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keepers").finish_non_exhaustive()
-    }
+/// What is to be done for a breaker.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Its deadline has passed: time alone may have changed it.
+    Due(ModelKey),
+    /// It may have changed since it was read.
+    Stale(ModelKey, ReadFrom),
 }
 
 impl Keepers {
+    /// No keepers yet. `configured` gives the settings of a key for which the store has none.
     pub(super) fn new(
         configured: impl Fn(&ModelKey) -> Arc<BreakerSettings> + Send + Sync + 'static,
     ) -> Self {
-        Self { configured: Box::new(configured), state: Mutex::default(), first_deadline: Notify::new() }
+        Self { configured: Box::new(configured), map: Mutex::default(), first_deadline: Notify::new() }
     }
 
     /// The settings that are in force, as far as this process knows: the configured policy, until the store says
     /// otherwise.
     pub(super) fn terms(&self, key: &ModelKey) -> Terms {
-        self.with(key, |keeper| keeper.terms.clone())
+        self.with(key, |keeper| keeper.terms.get_or_insert_with(|| self.configured(key)).clone())
     }
 
     /// Notes the settings that are in force by the store's answer; none for the configured policy.
@@ -81,69 +104,59 @@ impl Keepers {
             }
             None => self.configured(key),
         };
-        self.with(key, |keeper| keeper.terms = terms.clone());
+        self.with(key, |keeper| keeper.terms = Some(terms.clone()));
         terms
     }
 
-    /// Notes a view that has arrived.
-    pub(super) fn note(&self, key: &ModelKey, view: &View) {
-        self.with(key, |keeper| LastView::update(&mut keeper.last, view));
+    fn configured(&self, key: &ModelKey) -> Terms {
+        Terms { settings: (self.configured)(key), revision: "".into() }
+    }
+
+    /// Notes a view that has arrived, and in how long time alone may change the breaker. Says whether there is something
+    /// to read that there was not before.
+    pub(super) fn note(&self, key: &ModelKey, view: &View, deadline: Option<Duration>) -> bool {
+        let mut map = self.lock();
+        let keeper = map.keeper(key);
+        LastView::update(&mut keeper.last, view);
+        let is_expected = keeper.expects(&view.snapshot.position);
+        self.set_deadline(&mut map, key, deadline);
+        !is_expected && map.wake(key)
     }
 
     /// The last view of each breaker.
     pub(super) fn last_views(&self) -> LastViews {
-        let all = self.lock();
-        all.keepers.iter().filter_map(|(key, keeper)| Some((key.clone(), keeper.last.clone()?))).collect()
+        let map = self.lock();
+        map.keepers.iter().filter_map(|(key, keeper)| Some((key.clone(), keeper.last.clone()?))).collect()
     }
 
-    /// Counts a call that was rejected at a position.
-    pub(super) fn count_rejection(&self, key: &ModelKey, position: &Position) {
-        self.with(key, |keeper| keeper.count_rejection(position));
+    /// Works on the keeper of a breaker.
+    pub(super) fn with<T>(&self, key: &ModelKey, work: impl FnOnce(&mut Keeper) -> T) -> T {
+        work(self.lock().keeper(key))
     }
 
-    /// The calls that were rejected at a position.
-    pub(super) fn rejected(&self, key: &ModelKey, position: &Position) -> i64 {
-        self.with(key, |keeper| keeper.rejected(position))
-    }
-
-    /// Forgets what was known of a breaker that was deleted.
-    pub(super) fn forget(&self, key: &ModelKey) {
-        let terms = self.configured(key);
-        if let Some(keeper) = self.lock().keepers.get_mut(key) {
-            keeper.reset(terms);
-        }
-    }
-
-    /// Forgets all breakers.
+    /// Forgets all breakers. Watchers stay, and reports that wait.
     pub(super) fn clear(&self) {
-        *self.lock() = All::default();
+        self.lock().clear();
     }
 
     /// Has a breaker looked at in so long, or sooner where it has an earlier deadline.
     pub(super) fn schedule(&self, key: &ModelKey, wait: Duration) {
-        let Some(at) = Instant::now().checked_add(wait) else { return };
-        let mut all = self.lock();
-        let before = self.keeper(&mut all, key).deadline;
-        match before {
-            Some(earlier) if earlier <= at => return,
-            Some(later) => {
-                all.deadlines.remove(&(later, key.clone()));
-            }
-            None if all.deadlines.len() >= MOST_DEADLINES => return,
-            None => {}
-        }
-        self.keeper(&mut all, key).deadline = Some(at);
-        all.deadlines.insert((at, key.clone()));
-        if all.deadlines.first().is_some_and(|(first, _)| *first == at) {
+        self.set_deadline(&mut self.lock(), key, Some(wait));
+    }
+
+    fn set_deadline(&self, map: &mut KeeperMap, key: &ModelKey, wait: Option<Duration>) {
+        let at = wait.and_then(|wait| Instant::now().checked_add(wait));
+        if at.is_some_and(|at| map.set_deadline(key, at)) {
             self.first_deadline.notify_one();
         }
     }
 
-    /// Waits for the next breaker whose deadline passes; may be dropped at any time.
-    pub(super) async fn next_due(&self) -> ModelKey {
+    /// Waits until deadlines pass, and says how many breakers are due for that; may be dropped at any time.
+    pub(super) async fn pass_deadlines(&self) -> usize {
         loop {
-            match self.take_due() {
-                Ok(key) => return key,
+            let passed = self.lock().pass_deadlines(Instant::now());
+            match passed {
+                Ok(count) => return count,
                 Err(None) => self.first_deadline.notified().await,
                 Err(Some(first)) => tokio::select! {
                     () = sleep_until(first) => {}
@@ -153,50 +166,43 @@ impl Keepers {
         }
     }
 
-    /// Takes a breaker whose deadline has passed, or tells the first deadline.
-    fn take_due(&self) -> Result<ModelKey, Option<Instant>> {
-        let mut all = self.lock();
-        let first = all.deadlines.first().map(|(at, _)| *at).ok_or(None)?;
-        if first > Instant::now() {
-            return Err(Some(first));
-        }
-        let (_, key) = all.deadlines.pop_first().ok_or(None)?;
-        if let Some(keeper) = all.keepers.get_mut(&key) {
-            keeper.deadline = None;
-        }
-        Ok(key)
+    /// Takes the next work: first what is due.
+    pub(super) fn next_work(&self) -> Option<Work> {
+        self.lock().next_work()
     }
 
-    /// Works on a breaker's keeper, which is made where there is none.
-    fn with<T>(&self, key: &ModelKey, work: impl FnOnce(&mut Keeper) -> T) -> T {
-        let mut all = self.lock();
-        let result = work(self.keeper(&mut all, key));
-        all.make_room();
-        result
+    /// Whether work waits.
+    pub(super) fn has_work(&self) -> bool {
+        let map = self.lock();
+        !(map.due.is_empty() && map.stale.is_empty())
     }
 
-    fn keeper<'a>(&self, all: &'a mut All, key: &ModelKey) -> &'a mut Keeper {
-        all.uses += 1;
-        let keeper = all.keepers.entry(key.clone()).or_insert_with(|| Keeper::new(self.configured(key)));
-        keeper.used = all.uses;
-        keeper
-    }
-
-    fn configured(&self, key: &ModelKey) -> Terms {
-        Terms { settings: (self.configured)(key), revision: "".into() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, All> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, KeeperMap> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl All {
-    /// Forgets the keepers that were used least recently of those that nothing depends on, where there is no room.
-    fn make_room(&mut self) {
-        if self.keepers.len() <= self.room {
-            return;
+impl fmt::Debug for Keepers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keepers").field("map", &self.map).finish_non_exhaustive()
+    }
+}
+
+impl KeeperMap {
+    /// The keeper of a breaker, made where there is none, as the one used last.
+    fn keeper(&mut self, key: &ModelKey) -> &mut Keeper {
+        let room = REMEMBERED + self.left.max(REMEMBERED);
+        if self.keepers.len() >= room && !self.keepers.contains_key(key) {
+            self.make_room();
         }
+        self.uses += 1;
+        let keeper = self.keepers.entry(key.clone()).or_default();
+        keeper.used = self.uses;
+        keeper
+    }
+
+    /// Forgets, of the keepers that nothing depends on, those that were used least recently.
+    fn make_room(&mut self) {
         let spare = self.keepers.values().filter(|keeper| keeper.is_spare());
         let mut uses: Vec<u64> = spare.map(|keeper| keeper.used).collect();
         if let Some(surplus) = uses.len().checked_sub(REMEMBERED).filter(|surplus| *surplus > 0) {
@@ -204,50 +210,59 @@ impl All {
             let first_kept = *first_kept;
             self.keepers.retain(|_, keeper| !keeper.is_spare() || keeper.used >= first_kept);
         }
-        self.room = self.keepers.len() + REMEMBERED;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keepers() -> Keepers {
-        Keepers::new(|_| Arc::new(BreakerSettings::default()))
+        self.left = self.keepers.len();
     }
 
-    fn key(name: &str) -> ModelKey {
-        ModelKey::parse("", name).unwrap()
+    fn clear(&mut self) {
+        let Self { keepers, uses, reads, watchers, .. } = std::mem::take(self);
+        let reports = keepers.into_iter().filter_map(|(key, keeper)| Some((key, keeper.reports?)));
+        let keepers = reports.map(|(key, reports)| (key, Keeper::of_reports(reports))).collect();
+        *self = Self { keepers, uses, reads, watchers, ..Self::default() };
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn each_breaker_is_looked_at_once_at_the_earliest_of_its_deadlines() {
-        let (keepers, began) = (keepers(), Instant::now());
-        keepers.schedule(&key("late"), Duration::from_secs(9));
-        keepers.schedule(&key("soon"), Duration::from_secs(5));
-        keepers.schedule(&key("soon"), Duration::from_secs(3));
-        keepers.schedule(&key("soon"), Duration::from_secs(7));
-        assert_eq!((keepers.next_due().await, began.elapsed().as_secs()), (key("soon"), 3));
-        let next = async { (keepers.next_due().await, began.elapsed().as_secs()) };
-        let schedules = async { keepers.schedule(&key("now"), Duration::ZERO) };
-        assert_eq!(tokio::join!(next, schedules).0, (key("now"), 3));
-        assert_eq!((keepers.next_due().await, began.elapsed().as_secs()), (key("late"), 9));
-    }
-
-    #[tokio::test]
-    async fn the_keepers_that_were_used_least_recently_are_forgotten_but_not_those_with_a_deadline() {
-        let keepers = keepers();
-        let due = key("due");
-        keepers.schedule(&due, Duration::from_mins(1));
-        for n in 0..5 * REMEMBERED {
-            keepers.count_rejection(&key(&n.to_string()), &Position::default());
-            keepers.count_rejection(&key("in-use"), &Position::default());
-            assert!(keepers.lock().keepers.len() <= 2 * REMEMBERED + 1);
+    /// Gives a breaker a deadline, unless it has an earlier one; says whether that is the first deadline of all.
+    fn set_deadline(&mut self, key: &ModelKey, at: Instant) -> bool {
+        let deadline = self.keeper(key).deadline;
+        match deadline {
+            Some(earlier) if earlier <= at => return false,
+            Some(later) => {
+                self.deadlines.remove(&(later, key.clone()));
+            }
+            None if self.deadlines.len() >= MOST_DEADLINES => return false,
+            None => {}
         }
-        let all = keepers.lock();
-        let is_kept = |key: &ModelKey| all.keepers.contains_key(key);
-        assert!(is_kept(&due) && is_kept(&key("in-use")));
-        let newest = 5 * REMEMBERED - (REMEMBERED - 2)..5 * REMEMBERED;
-        assert!(newest.map(|n| key(&n.to_string())).all(|key| is_kept(&key)));
+        self.keeper(key).deadline = Some(at);
+        self.deadlines.insert((at, key.clone()));
+        self.deadlines.first().is_some_and(|(first, _)| *first == at)
+    }
+
+    /// Queues the breakers whose deadline has passed, and counts them; if none has, tells the first deadline.
+    fn pass_deadlines(&mut self, now: Instant) -> Result<usize, Option<Instant>> {
+        let mut count = 0;
+        while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.deadlines.pop_first() else { break };
+            if let Some(keeper) = self.keepers.get_mut(&key) {
+                keeper.deadline = None;
+            }
+            self.due.push_back(key);
+            count += 1;
+        }
+        if count > 0 { Ok(count) } else { Err(self.deadlines.first().map(|(at, _)| *at)) }
+    }
+
+    fn next_work(&mut self) -> Option<Work> {
+        if let Some(key) = self.due.pop_front() {
+            return Some(Work::Due(key));
+        }
+        while let Some(key) = self.stale.pop_front() {
+            if let Some(keeper) =
+                self.keepers.get_mut(&key).filter(|keeper| keeper.knowledge == Knowledge::Stale)
+            {
+                self.reads += 1;
+                let from = keeper.begin_read(self.reads);
+                return Some(Work::Stale(key, from));
+            }
+        }
+        None
     }
 }

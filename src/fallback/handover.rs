@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::{Guarded, Reachability};
 use crate::breakers::{
     BreakerStore, Engine, ModelKey,
-    keeper::{LastView, LastViews},
+    keeper::LastViews,
     outage::{StandIn, Trip},
 };
 
@@ -54,8 +54,9 @@ impl<S: BreakerStore, L: StandIn> Handover<S, L> {
             return;
         }
         let seen = self.shared.last_views();
-        let is_as_it_was =
-            |trip: &Trip| seen.get(&trip.key).is_none_or(|seen| !trip.is_outdated_at(&seen.position()));
+        let is_as_it_was = |trip: &Trip| {
+            seen.get(&trip.key).is_none_or(|seen| !trip.is_outdated_at(&seen.snapshot.position))
+        };
         let trips: Vec<_> = state.undecided.drain().map(|(_, trip)| trip).filter(is_as_it_was).collect();
         let refused = self.local.begin_outage(&seen, &trips);
         if refused > 0 {
@@ -70,7 +71,7 @@ impl<S: BreakerStore, L: StandIn> Handover<S, L> {
         let mut state = self.lock();
         let seen = state.outage.take().unwrap_or_default();
         let trips = self.local.end_outage().into_iter().map(|trip| {
-            let base = seen.get(&trip.key).map(LastView::position).unwrap_or_default();
+            let base = seen.get(&trip.key).map(|seen| seen.snapshot.position.clone()).unwrap_or_default();
             (trip.key.clone(), Trip { base, ..trip })
         });
         state.undecided.extend(trips);

@@ -228,10 +228,10 @@ fn listen<S: BreakerStore>(
     let notifications = Notifications::new(&settings.redis, instance, doorbell, Arc::clone(&bells))?;
     let on_ring = move |ring| match ring {
         Ring::Thread(id) => bells.ring(&id),
-        Ring::Breaker(key) => breakers.ring(&key),
+        Ring::Breaker(key) => breakers.wake(&key),
         Ring::Everything => {
             bells.ring_all();
-            breakers.ring_all();
+            breakers.wake_all();
         }
     };
     shutdown.spawn("notifications", notifications.run(shutdown.token(), on_ring));

@@ -1,7 +1,7 @@
 //! Whether a model may be called: decided by what is known of its breaker while that is current, else by the store, which
 //! gives the permits of a trial.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 
@@ -9,6 +9,7 @@ use super::Engine;
 use crate::{
     breakers::{
         BreakerStore, Lease, Mode, ModelKey, Permit, State, View,
+        keeper::Reading,
         operations::{Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Renewed},
         policy::{self, Cause},
         store::{LeaseRequest, LeaseResult, Leased, Terms},
@@ -30,15 +31,15 @@ impl<S: BreakerStore> Engine<S> {
             self.0.store.lease(call, key, &terms, request, (id, length)).await
         };
         let (leased, terms) = self.on_terms(key, lease).await?;
-        self.notice(key, &leased.view, &terms);
+        self.note(key, &leased.view, &terms);
         Ok((leased, terms))
     }
 
-    /// Decides by what was seen of a breaker, if that is current and is enough: the breaker is not in a trial, and
-    /// nothing is due.
+    /// Decides by the reading of a breaker, if that is current and is enough: the breaker is not in a trial, and nothing is
+    /// due.
     pub(super) fn admit_unasked(&self, key: &ModelKey) -> Option<Acquired> {
-        let seen = self.0.feed.settled(key).filter(|seen| self.is_trusted(seen.era))?;
-        let (view, settings) = (seen.present(), &seen.terms.settings);
+        let reading = self.current(key)?;
+        let (view, settings) = (reading.present(), &reading.terms.settings);
         let cause = Cause { acquires: true, ..Cause::default() };
         let is_trial = view.snapshot.state == State::HalfOpen && view.snapshot.mode == Mode::Automatic;
         if is_trial || policy::due(&view, settings, &cause, 0.0).is_some() {
@@ -47,10 +48,15 @@ impl<S: BreakerStore> Engine<S> {
         let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
         let admission = policy::admission(&view, settings, LeaseResult::NotLeasing);
         if let Some(rejection) = admission.rejection(key, state) {
-            self.0.keepers.count_rejection(key, &position);
+            self.0.keepers.with(key, |keeper| keeper.count_rejection(&position));
             return Some(rejection.into());
         }
         Some(Acquired::Admitted { permit: Permit { key: key.clone(), position, lease: None }, state })
+    }
+
+    /// The reading of a breaker, if nothing says that the breaker has changed since, and notifications are to be trusted.
+    fn current(&self, key: &ModelKey) -> Option<Arc<Reading>> {
+        self.0.keepers.fresh(key).filter(|reading| self.is_trusted(reading.era))
     }
 
     /// Asks what is known, if that may be; else the store.
@@ -60,8 +66,8 @@ impl<S: BreakerStore> Engine<S> {
                 return Ok(acquired);
             }
             let era = self.era();
-            if self.is_trusted(era) && self.0.feed.want(&acquire.key, era) {
-                self.start_reading();
+            if self.is_trusted(era) && self.0.keepers.want(&acquire.key, era) {
+                self.start_workers(1);
             }
         }
         self.ask(call, acquire).await
@@ -82,7 +88,7 @@ impl<S: BreakerStore> Engine<S> {
             let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
             let admission = policy::admission(&view, &terms.settings, result);
             if let Some(rejection) = admission.rejection(key, state) {
-                self.0.keepers.count_rejection(key, &position);
+                self.0.keepers.with(key, |keeper| keeper.count_rejection(&position));
                 return Ok(rejection.into());
             }
             let lease = lease_of(&view, result, &id);
@@ -114,9 +120,8 @@ impl<S: BreakerStore> Engine<S> {
         let mut rejections = Vec::new();
         // None of them has given a lease that is still live, where all are known not to be in a trial.
         let is_known = |key: &ModelKey| {
-            let seen = self.0.feed.settled(key).filter(|seen| self.is_trusted(seen.era));
             first.admission == Admission::Cached
-                && seen.is_some_and(|seen| seen.view.snapshot.state != State::HalfOpen)
+                && self.current(key).is_some_and(|reading| reading.view.snapshot.state != State::HalfOpen)
         };
         let may_retry = first.keys.len() > 1 && !first.keys.iter().all(is_known);
         if let Some(request_id) = first.request_id.as_deref().filter(|_| may_retry) {

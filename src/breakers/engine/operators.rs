@@ -38,7 +38,7 @@ impl<S: BreakerStore> Engine<S> {
         for _ in 0..super::ATTEMPTS {
             let load = async |terms: Terms| self.0.store.load(call, key, &terms, true).await;
             let ((view, history), terms) = self.on_terms(key, load).await?;
-            self.notice(key, &view, &terms);
+            self.note(key, &view, &terms);
             let is_repeated =
                 order.request_id.as_ref().is_some_and(|request| history.requests.contains(request));
             let change =

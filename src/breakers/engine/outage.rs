@@ -45,13 +45,11 @@ impl<S: StandIn> Engine<S> {
         let mut refused = 0;
         let mut begin = |key, view: Result<_>| match view {
             // What is due by time alone must not wait for a call.
-            Ok(view) => self.notice(key, &view, &self.0.keepers.terms(key)),
+            Ok(view) => self.note(key, &view, &self.0.keepers.terms(key)),
             Err(_) => refused += 1,
         };
         for (key, last) in views {
-            if last.snapshot.is_some() {
-                begin(key, self.0.store.take_over(key, last));
-            }
+            begin(key, self.0.store.take_over(key, last));
         }
         for trip in trips {
             begin(&trip.key, self.0.store.open_again(trip));

@@ -1,12 +1,11 @@
-//! Reports. Those without lease travel together: while a batch of a key is under way, further ones of that key wait and
-//! go with the next. A report on an idle key starts at once, so nothing waits on a timer.
+//! Reports. Those without lease travel together: while a batch of a key is under way, further reports of that key wait for
+//! the next batch. A report on an idle key begins a batch at once, so no report waits for a timer.
 //!
-//! A batch is carried by a task of the process, never by a caller's future: a caller that goes away takes no other
-//! caller's report with it, nor its own.
+//! A task of the process records a batch, not the future of a caller: a caller that goes away loses no report, neither its
+//! own nor another caller's.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -17,6 +16,8 @@ use super::Engine;
 use crate::{
     breakers::{
         BreakerSettings, BreakerStore, Disposition, ModelKey, Position, View,
+        keeper::{Keeper, PendingReport},
+        keepers::Keepers,
         operations::{Report, Reported},
         policy::{self, Cause},
         store::{Batch, Change, Group, Mark, Recorded, Settlement, Terms, Wish},
@@ -26,57 +27,17 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Reports in one script call at most, so that no call holds up Redis for long.
-const BATCH: usize = 1000;
-
-/// The keys with a batch under way, and the reports that wait for the next.
-#[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<ModelKey, Vec<Waiting>>>);
-
-#[derive(Debug)]
-struct Waiting {
-    report: Report,
-    told: oneshot::Sender<Result<Reported>>,
-}
-
-impl Flights {
-    /// Adds a report; says whether a flight must be started for it.
-    fn board(&self, waiting: Waiting) -> bool {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut starts = false;
-        let key = waiting.report.key.clone();
-        let queue = flights.entry(key).or_insert_with(|| {
-            starts = true;
-            Vec::new()
-        });
-        queue.push(waiting);
-        starts
-    }
-
-    /// Takes the reports that wait; none ends the flight.
-    fn next(&self, key: &ModelKey) -> Option<Vec<Waiting>> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = flights.get_mut(key)?;
-        if queue.is_empty() {
-            flights.remove(key);
-            return None;
-        }
-        let rest = queue.split_off(queue.len().min(BATCH));
-        Some(std::mem::replace(queue, rest))
-    }
-}
-
-/// A flight under way. Should its task die, its key is free again, and those who wait are told.
-struct Flight<'a> {
-    flights: &'a Flights,
+/// A batch under way. Should its task panic, further reports of the key begin another batch, and those who wait are told.
+struct BatchGuard<'a> {
+    keepers: &'a Keepers,
     key: &'a ModelKey,
-    has_landed: bool,
+    has_ended: bool,
 }
 
-impl Drop for Flight<'_> {
+impl Drop for BatchGuard<'_> {
     fn drop(&mut self) {
-        if !self.has_landed {
-            self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(self.key);
+        if !self.has_ended {
+            self.keepers.with(self.key, |keeper| keeper.reports = None);
         }
     }
 }
@@ -84,35 +45,37 @@ impl Drop for Flight<'_> {
 impl<S: BreakerStore> Engine<S> {
     /// Hands a report over and waits for what comes of it.
     pub(super) async fn enqueue(&self, report: Report) -> Result<Reported> {
-        let (told, hears) = oneshot::channel();
+        let (reply, reported) = oneshot::channel();
         let key = report.key.clone();
-        if self.0.flights.board(Waiting { report, told }) {
+        let begins = self.0.keepers.with(&key, |keeper| keeper.add_report(PendingReport { report, reply }));
+        if begins {
             let engine = self.clone();
-            self.0.shutdown.spawn("reports", async move { engine.fly(&key).await });
+            self.0.shutdown.spawn("reports", async move { engine.record_batches(&key).await });
         }
-        hears.await.map_err(|_| Error::Internal("a batch of reports was given up".into()))?
+        reported.await.map_err(|_| Error::Internal("a batch of reports was given up".into()))?
     }
 
-    async fn fly(&self, key: &ModelKey) {
-        let mut flight = Flight { flights: &self.0.flights, key, has_landed: false };
-        while let Some(waiting) = self.0.flights.next(key) {
+    /// Records one batch after the other until no report waits.
+    async fn record_batches(&self, key: &ModelKey) {
+        let mut guard = BatchGuard { keepers: &self.0.keepers, key, has_ended: false };
+        while let Some(pending) = self.0.keepers.with(key, Keeper::next_batch) {
             let (reports, callers): (Vec<_>, Vec<_>) =
-                waiting.into_iter().map(|waiting| (waiting.report, waiting.told)).unzip();
+                pending.into_iter().map(|pending| (pending.report, pending.reply)).unzip();
+            // Callers may have gone away.
             match self.record(key, &reports).await {
                 Ok(reported) => {
-                    for (told, reported) in callers.into_iter().zip(reported) {
-                        // Whoever does not wait any more is not told.
-                        let _ = told.send(Ok(reported));
+                    for (reply, reported) in callers.into_iter().zip(reported) {
+                        let _ = reply.send(Ok(reported));
                     }
                 }
                 Err(error) => {
-                    for told in callers {
-                        let _ = told.send(Err(share(&error)));
+                    for reply in callers {
+                        let _ = reply.send(Err(share(&error)));
                     }
                 }
             }
         }
-        flight.has_landed = true;
+        guard.has_ended = true;
     }
 
     /// Records reports, brings about what they lead to, and says what each one did.
@@ -145,7 +108,7 @@ impl<S: BreakerStore> Engine<S> {
                 self.0.store.record(call, key, &terms, &batch).await
             };
             let (recorded, terms) = self.on_terms(key, record).await?;
-            self.notice(key, &recorded.view, &terms);
+            self.note(key, &recorded.view, &terms);
             if !recorded.groups.is_empty() {
                 return Ok((recorded, terms));
             }
@@ -174,7 +137,7 @@ impl<S: BreakerStore> Engine<S> {
             self.0.store.settle(call, key, &terms, &settlement).await
         };
         let (settled, terms) = self.on_terms(key, settle).await?;
-        self.notice(key, &settled.view, &terms);
+        self.note(key, &settled.view, &terms);
         let cause = cause_of([(report, &settled.disposition)], 0);
         let asked: Vec<_> = asked((report, &settled.disposition), &settled.view).into_iter().collect();
         let (view, terms) = self.conclude(call, key, (settled.view, terms), cause, &asked).await;

@@ -1,7 +1,5 @@
 //! What is kept of one key: settings, and a state from its first report or change until a day after its last.
 
-use std::sync::Arc;
-
 use super::{incarnation::Incarnation, window::At};
 use crate::{
     breakers::{
@@ -45,14 +43,10 @@ impl Entry {
     }
 
     /// Begins a state as that of a shared breaker was seen, unless it says nothing that one never seen does not.
-    pub(super) fn take_over(&mut self, seen: &LastView, now: Timestamp, epoch: impl FnOnce() -> String) {
-        let has_state =
-            |seen: &&Arc<Snapshot>| seen.state != State::Closed || seen.mode_at(now) != Mode::Automatic;
-        self.incarnation = seen
-            .snapshot
-            .as_ref()
-            .filter(has_state)
-            .map(|snapshot| Incarnation::taken_over(epoch(), snapshot, seen.at, now));
+    pub(super) fn take_over(&mut self, last: &LastView, now: Timestamp, epoch: impl FnOnce() -> String) {
+        let LastView { at, snapshot } = last;
+        let decides = snapshot.state != State::Closed || snapshot.mode_at(now) != Mode::Automatic;
+        self.incarnation = decides.then(|| Incarnation::taken_over(epoch(), snapshot, *at, now));
         self.expire(now);
     }
 
