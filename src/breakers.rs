@@ -13,7 +13,6 @@ pub mod keeper;
 mod keepers;
 pub mod key;
 pub mod operations;
-pub mod outage;
 pub mod policies;
 pub mod policy;
 pub mod settings;

@@ -28,13 +28,11 @@ use crate::{
 };
 
 mod breakers;
-mod handover;
 mod reachability;
 mod reconcile;
 mod watch;
 
-pub use breakers::FallbackBreakers;
-pub use handover::Handover;
+pub use breakers::{FallbackBreakers, Handover};
 pub use reachability::{Guarded, Reachability, State};
 pub use watch::FallbackWatch;
 

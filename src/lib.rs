@@ -29,8 +29,9 @@
 //! shutdown, telemetry  the token and tracker that end everything; the log
 //! ```
 //!
-//! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `fallback`,
-//! `redis` and `memory` import `threads` and `breakers` and never each other (`redis` its part of `settings`, too);
+//! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `redis` and `memory`
+//! import `threads` and `breakers` and never each other (`redis` its part of `settings`, too); `fallback` imports all of
+//! these but `grpc`;
 //! `journal` imports `threads`, `error`, `clock` and `shutdown`; `threads` imports only `error`, `clock`, `call` and
 //! `doorbell`, `breakers` these and `shutdown`; `settings` imports `breakers::policies` alone.
 //! Generated types appear only inside `grpc`, the redis crate only inside `redis`, protobuf only in `grpc` and `journal`.
@@ -71,9 +72,9 @@
 //! script call a round trip, an idle one none more than without. Settings come with each step and are compared with the
 //! stored revision inside of it: a step never goes by settings that are not in force.
 //!
-//! When Redis falls silent, [`fallback::Handover`] has memory go on from how each breaker was seen last, under epochs of its
-//! own; when Redis is back, the trips that memory made are offered there, once, by the same compare-and-set, and all else
-//! that memory decided is forgotten.
+//! When Redis falls silent, [`fallback::Handover`] has memory adopt each breaker as its last view describes it, under an
+//! epoch of its own. When Redis is back, the trips that memory made are offered there, once, by the same compare-and-set,
+//! and all else that memory decided is forgotten.
 //!
 //! # How a change is noticed
 //!

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     BreakerStore, Breakers, ModelKey, Permit, Policies, Position, State, View,
-    keeper::{Keeper, Reading},
+    keeper::{Keeper, LastViews, Reading},
     keepers::Keepers,
     operations::{
         Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Breaker, BreakersPage, BreakersQuery,
@@ -38,7 +38,6 @@ use crate::{
 mod admission;
 mod keep;
 mod operators;
-mod outage;
 mod poll;
 mod reports;
 mod watch;
@@ -125,7 +124,18 @@ impl<S: BreakerStore> Engine<S> {
         &self.0.store
     }
 
-    /// Forgets the settings that were in force, the calls that were rejected, and what was seen of breakers.
+    /// The last view of each breaker, whatever answer brought it. Of the keys that were used least recently there is none
+    /// where there are more than 10,000.
+    pub fn last_views(&self) -> LastViews {
+        self.0.keepers.last_views()
+    }
+
+    /// Notes how a breaker stands, by somebody else's answer.
+    pub fn note_view(&self, key: &ModelKey, view: &View) {
+        self.note(key, view, &self.0.keepers.terms(key));
+    }
+
+    /// Forgets all that this process knows of breakers.
     pub fn forget(&self) {
         self.0.keepers.clear();
     }
@@ -184,6 +194,26 @@ impl<S: BreakerStore> Engine<S> {
         }
         self.note(key, &changed.view, &terms);
         Ok((changed.won, changed.view, terms))
+    }
+
+    /// Offers the change that is decided by a view until it is made; false if none is to be made. Runs by no caller's
+    /// deadline.
+    pub async fn change(
+        &self,
+        key: &ModelKey,
+        decide: impl Fn(&View) -> Option<Change> + Send,
+    ) -> Result<bool> {
+        let call = Call::default();
+        let (mut view, mut terms) = self.load(&call, key).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(change) = decide(&view) else { return Ok(false) };
+            let won;
+            (won, view, terms) = self.offer(&call, key, terms, &change).await?;
+            if won {
+                return Ok(true);
+            }
+        }
+        Err(Error::BreakerChanged { key: key.to_string() })
     }
 
     /// Offers what is due until nothing is.

@@ -366,5 +366,5 @@ mod repair;
 mod tests;
 
 pub use describe::describe;
-pub use reconcile::reconciled;
+pub use reconcile::{Trip, reconciled};
 pub use repair::{lost, taken_over};

@@ -27,7 +27,7 @@ mod entry;
 mod incarnation;
 mod instances;
 mod leases;
-mod stand_in;
+mod outage;
 mod stock;
 mod tally;
 #[cfg(test)]

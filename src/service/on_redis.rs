@@ -139,10 +139,7 @@ impl Engines {
     }
 
     /// What takes breakers from one to the other as an outage begins and ends.
-    fn handover(
-        &self,
-        reachability: &Arc<Reachability>,
-    ) -> Arc<Handover<RedisBreakers, MemoryBreakers<RedisClock>>> {
+    fn handover(&self, reachability: &Arc<Reachability>) -> Arc<Handover<RedisBreakers, RedisClock>> {
         let Self { shared, local } = self;
         Arc::new(Handover::new(shared.clone(), local.clone(), Arc::clone(reachability)))
     }

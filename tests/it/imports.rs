@@ -21,7 +21,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("memory", &["threads", "breakers", "error", "clock", "call"]),
     ("redis", &["threads", "breakers", "error", "clock", "call", "doorbell", "settings", "diagnostics"]),
     ("journal", &["threads", "error", "clock", "shutdown"]),
-    ("fallback", &["threads", "breakers", "error", "clock", "call"]),
+    ("fallback", &["redis", "memory", "threads", "breakers", "error", "clock", "call"]),
     ("grpc", &["threads", "breakers", "error", "clock", "call", "doorbell", "shutdown", "diagnostics"]),
 ];
 

@@ -42,11 +42,12 @@ impl Entry {
         [override_end, incarnation.expires()].into_iter().flatten().filter(|due| *due > now).min()
     }
 
-    /// Begins a state as that of a shared breaker was seen, unless it says nothing that one never seen does not.
-    pub(super) fn take_over(&mut self, last: &LastView, now: Timestamp, epoch: impl FnOnce() -> String) {
+    /// Begins a state as the last view of a shared breaker describes it, unless that is CLOSED without override: such a
+    /// breaker decides nothing.
+    pub(super) fn adopt(&mut self, last: &LastView, now: Timestamp, epoch: impl FnOnce() -> String) {
         let LastView { at, snapshot } = last;
         let decides = snapshot.state != State::Closed || snapshot.mode_at(now) != Mode::Automatic;
-        self.incarnation = decides.then(|| Incarnation::taken_over(epoch(), snapshot, *at, now));
+        self.incarnation = decides.then(|| Incarnation::adopted(epoch(), snapshot, *at, now));
         self.expire(now);
     }
 

@@ -42,8 +42,8 @@ pub(super) struct Incarnation {
     changed: Timestamp,
     /// When it changed or a report was counted last.
     active: Timestamp,
-    /// The generation at which a state stands that was taken over from another store; 0: none was.
-    taken_over: i64,
+    /// The generation of a state that was adopted from a shared store; 0: none was.
+    adopted: i64,
 }
 
 impl Incarnation {
@@ -62,16 +62,15 @@ impl Incarnation {
             seen: now,
             changed: now,
             active: now,
-            taken_over: 0,
+            adopted: 0,
         }
     }
 
-    /// A breaker that goes on from where a shared one was seen to stand then. What was counted there, and the leases that
-    /// were given, are not taken over.
+    /// A breaker that goes on from a state of a shared breaker, as it was at a time. Its counts and leases are not adopted.
     ///
     /// Its generation is no longer that of a breaker which never changed, and no change led to it: so permits of one that
     /// had no state yet are not current in it, and whoever follows it is told of it as it is.
-    pub(super) fn taken_over(epoch: String, snapshot: &Snapshot, seen: Timestamp, now: Timestamp) -> Self {
+    pub(super) fn adopted(epoch: String, snapshot: &Snapshot, seen: Timestamp, now: Timestamp) -> Self {
         let generation = 1;
         let snapshot = Snapshot {
             position: Position { epoch, generation },
@@ -81,12 +80,12 @@ impl Incarnation {
             since: snapshot.since.min(now),
             ..snapshot.clone()
         };
-        Self { snapshot, active: seen, taken_over: generation, ..Self::new(String::new(), now) }
+        Self { snapshot, active: seen, adopted: generation, ..Self::new(String::new(), now) }
     }
 
-    /// Whether the present state was not taken over.
+    /// Whether the present state began here.
     pub(super) fn has_begun_here(&self) -> bool {
-        self.snapshot.fence > self.taken_over
+        self.snapshot.fence > self.adopted
     }
 
     /// The change with which the present state began, if the log still has it.

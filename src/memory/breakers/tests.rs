@@ -17,7 +17,7 @@ mod batches;
 mod bounds;
 mod changes;
 mod leases;
-mod stand_in;
+mod outage;
 mod windows;
 
 /// A clock that goes wherever it is put.
