@@ -8,7 +8,7 @@ use self::changes::Changes;
 use super::{
     Position, Transition, View,
     operations::{Report, Reported},
-    store::{Followed, Terms},
+    store::{Followed, InForce},
 };
 use crate::error::Result;
 
@@ -49,7 +49,7 @@ pub struct Reading {
     /// The breaker.
     pub view: View,
     /// The settings in force.
-    pub terms: Terms,
+    pub in_force: InForce,
     /// Its position, shared with watchers.
     pub position: Arc<Position>,
     /// When the answer arrived.
@@ -126,7 +126,7 @@ pub(super) enum News {
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     /// The settings in force, as far as this process knows; none: it has not asked for them yet.
-    pub(super) terms: Option<Terms>,
+    pub(super) in_force: Option<InForce>,
     /// The newest view of all answers, to go on from in an outage.
     pub(super) last: Option<LastView>,
     /// Calls that were rejected at a position.
@@ -156,7 +156,7 @@ impl Keeper {
 
     /// Forgets a breaker that was deleted.
     pub(super) fn forget(&mut self) {
-        (self.terms, self.last, self.rejected) = (None, None, Default::default());
+        (self.in_force, self.last, self.rejected) = (None, None, Default::default());
     }
 
     /// Whether nothing depends on this keeper.
@@ -273,7 +273,7 @@ impl Keeper {
     }
 
     /// Replaces the reading. Says whether that is news for watchers, and how many changes were added.
-    pub(super) fn install(&mut self, followed: Followed, terms: Terms, era: u64) -> (bool, usize) {
+    pub(super) fn install(&mut self, followed: Followed, in_force: InForce, era: u64) -> (bool, usize) {
         let Followed { view, newest, expires_in } = followed;
         let read = Instant::now();
         let before = self.reading.take();
@@ -291,7 +291,7 @@ impl Keeper {
         // Watchers have time to be told that it is gone.
         self.is_wanted |= is_news;
         let expires = expires_in.and_then(|left| read.checked_add(left));
-        self.reading = Some(Arc::new(Reading { view, terms, position, read, era, expires, has_expired }));
+        self.reading = Some(Arc::new(Reading { view, in_force, position, read, era, expires, has_expired }));
         (is_news, added)
     }
 

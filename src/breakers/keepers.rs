@@ -18,7 +18,7 @@ use self::watchers::Watchers;
 use super::{
     BreakerSettings, ModelKey, View,
     keeper::{Keeper, Knowledge, LastView, LastViews, ReadFrom},
-    store::{StoredSettings, Terms},
+    store::{InForce, StoredSettings},
 };
 
 mod following;
@@ -88,28 +88,28 @@ impl Keepers {
 
     /// The settings that are in force, as far as this process knows: the configured policy, until the store says
     /// otherwise.
-    pub(super) fn terms(&self, key: &ModelKey) -> Terms {
-        self.with(key, |keeper| keeper.terms.get_or_insert_with(|| self.configured(key)).clone())
+    pub(super) fn in_force(&self, key: &ModelKey) -> InForce {
+        self.with(key, |keeper| keeper.in_force.get_or_insert_with(|| self.configured(key)).clone())
     }
 
     /// Notes the settings that are in force by the store's answer; none for the configured policy.
-    pub(super) fn learn(&self, key: &ModelKey, stored: Option<StoredSettings>) -> Terms {
-        let terms = match stored {
+    pub(super) fn learn(&self, key: &ModelKey, stored: Option<StoredSettings>) -> InForce {
+        let in_force = match stored {
             Some(StoredSettings { settings: Some(settings), revision }) => {
-                Terms { settings: Arc::new(settings), revision: revision.as_str().into() }
+                InForce { settings: Arc::new(settings), revision: revision.as_str().into() }
             }
             Some(StoredSettings { settings: None, revision }) => {
                 warn!(breaker = %key, "stored settings cannot be read: the configured policy holds");
-                Terms { revision: revision.as_str().into(), ..self.configured(key) }
+                InForce { revision: revision.as_str().into(), ..self.configured(key) }
             }
             None => self.configured(key),
         };
-        self.with(key, |keeper| keeper.terms = Some(terms.clone()));
-        terms
+        self.with(key, |keeper| keeper.in_force = Some(in_force.clone()));
+        in_force
     }
 
-    fn configured(&self, key: &ModelKey) -> Terms {
-        Terms { settings: (self.configured)(key), revision: "".into() }
+    fn configured(&self, key: &ModelKey) -> InForce {
+        InForce { settings: (self.configured)(key), revision: "".into() }
     }
 
     /// Notes a view that has arrived, and in how long time alone may change the breaker. Says whether there is something

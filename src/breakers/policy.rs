@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::{
     BreakerSettings, Mode, ModelKey, Outcome, Position, Reason, RejectionReason, Snapshot, State, View,
     operations::{Acquired, Order, Ordered, Rejection},
-    store::{Begins, Change, LeaseResult, Wish},
+    store::{Begins, Change, LeaseResult, RequestedPause},
 };
 use crate::{
     clock::Timestamp,
@@ -181,7 +181,7 @@ pub fn extension(
     view: &View,
     settings: &BreakerSettings,
     position: &Position,
-    wish: &Wish,
+    wish: &RequestedPause,
     detail: &str,
 ) -> Option<Change> {
     let snapshot = &view.snapshot;

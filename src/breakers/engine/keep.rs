@@ -16,7 +16,7 @@ use crate::{
         keeper::{ReadFrom, ReadResult},
         keepers::Work,
         policy::{self, Cause},
-        store::{Followed, Terms},
+        store::{Followed, InForce},
     },
     call::Call,
     error::{Error, Result},
@@ -63,8 +63,8 @@ impl<S: BreakerStore> Engine<S> {
     }
 
     /// Notes a view that has arrived. What is new to watchers is read back, and a change by time alone gets a deadline.
-    pub(super) fn note(&self, key: &ModelKey, view: &View, terms: &Terms) {
-        if self.0.keepers.note(key, view, time_left(view, terms)) {
+    pub(super) fn note(&self, key: &ModelKey, view: &View, in_force: &InForce) {
+        if self.0.keepers.note(key, view, time_left(view, in_force)) {
             self.start_workers(1);
         }
     }
@@ -106,12 +106,12 @@ impl<S: BreakerStore> Engine<S> {
     async fn change_by_time(&self, key: &ModelKey) {
         let call = Call::default();
         let changed = async {
-            let load = async |terms: Terms| self.0.store.load(&call, key, &terms, false).await;
-            let ((view, _), terms) = self.on_terms(key, load).await?;
-            if time_left(&view, &terms).is_some_and(|left| left.is_zero()) {
-                self.bring_up_to_date(&call, key, (view, terms), Cause::default()).await?;
+            let load = async |in_force: InForce| self.0.store.load(&call, key, &in_force, false).await;
+            let ((view, _), in_force) = self.with_settings(key, load).await?;
+            if time_left(&view, &in_force).is_some_and(|left| left.is_zero()) {
+                self.bring_up_to_date(&call, key, (view, in_force), Cause::default()).await?;
             } else {
-                self.note(key, &view, &terms);
+                self.note(key, &view, &in_force);
             }
             Ok::<_, Error>(())
         };
@@ -132,10 +132,10 @@ impl<S: BreakerStore> Engine<S> {
     async fn read_back(&self, key: &ModelKey, from: ReadFrom) {
         let (era, number) = (self.era(), from.number);
         match self.follow(key, &from).await {
-            Ok((followed, terms)) => {
+            Ok((followed, in_force)) => {
                 let expiry = followed.expires_in.map(|left| left + AFTER_EXPIRY);
-                let deadline = time_left(&followed.view, &terms).into_iter().chain(expiry).min();
-                self.0.keepers.finish_read(key, number, (followed, terms, era), deadline);
+                let deadline = time_left(&followed.view, &in_force).into_iter().chain(expiry).min();
+                self.0.keepers.finish_read(key, number, (followed, in_force, era), deadline);
             }
             Err(error @ (Error::Corrupt { .. } | Error::Internal(_))) => {
                 warn!(breaker = %key, %error, "a followed breaker cannot be read");
@@ -149,11 +149,12 @@ impl<S: BreakerStore> Engine<S> {
     }
 
     /// Reads a breaker until its state is what its history says.
-    async fn follow(&self, key: &ModelKey, from: &ReadFrom) -> Result<(Followed, Terms)> {
+    async fn follow(&self, key: &ModelKey, from: &ReadFrom) -> Result<(Followed, InForce)> {
         let (call, after) = (Call::default(), from.after.as_deref());
         for _ in 0..super::ATTEMPTS {
-            let follow = async |terms: Terms| self.0.store.follow(&call, key, &terms, after, NEWEST).await;
-            let (followed, terms) = self.on_terms(key, follow).await?;
+            let follow =
+                async |in_force: InForce| self.0.store.follow(&call, key, &in_force, after, NEWEST).await;
+            let (followed, in_force) = self.with_settings(key, follow).await?;
             let (view, newest) = (&followed.view, followed.newest.last());
             // As many changes as were lost may have been made since, by those who did not know of the lost ones.
             let is_another = from.last.as_ref().is_some_and(|last| {
@@ -161,9 +162,9 @@ impl<S: BreakerStore> Engine<S> {
             });
             let ahead = newest.and_then(|newest| policy::lost(view, &newest.position, false));
             let lost = after.and_then(|after| policy::lost(view, after, is_another)).or(ahead);
-            let by_hand = || policy::taken_over(view, &terms.settings, newest, rand::random());
-            let Some(change) = lost.or_else(by_hand) else { return Ok((followed, terms)) };
-            match self.offer(&call, key, terms.clone(), &change).await {
+            let by_hand = || policy::taken_over(view, &in_force.settings, newest, rand::random());
+            let Some(change) = lost.or_else(by_hand) else { return Ok((followed, in_force)) };
+            match self.offer(&call, key, in_force.clone(), &change).await {
                 Ok((true, ..)) => {
                     warn!(breaker = %key, reason = change.detail, "a breaker was not as its history says");
                 }
@@ -172,7 +173,7 @@ impl<S: BreakerStore> Engine<S> {
                 Err(error) if !error.allows_fallback() => {
                     debug!(breaker = %key, %error, "a breaker is not as its history says, which cannot be told yet");
                     self.0.keepers.schedule(key, RETRY);
-                    return Ok((followed, terms));
+                    return Ok((followed, in_force));
                 }
                 Err(error) => return Err(error),
             }
@@ -192,6 +193,6 @@ impl<S: BreakerStore> Engine<S> {
 }
 
 /// In how long time alone may change a breaker.
-fn time_left(view: &View, terms: &Terms) -> Option<Duration> {
-    policy::deadline(view, &terms.settings).map(|deadline| deadline.since(view.now))
+fn time_left(view: &View, in_force: &InForce) -> Option<Duration> {
+    policy::deadline(view, &in_force.settings).map(|deadline| deadline.since(view.now))
 }

@@ -1,4 +1,4 @@
-//! One watch: first the breakers as they are, or what was missed of them, then their changes for ever.
+//! One watch: first each breaker as it is, or its changes since the watch before; then all changes, for ever.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -24,11 +24,11 @@ use crate::{
 
 /// Breakers that are read ahead of the one that is told next.
 const AHEAD: usize = 32;
-/// A breaker that was read so shortly ago is told as it was then.
+/// A breaker that was read so recently is not read again for the beginning of a watch.
 const RECENT: Duration = Duration::from_secs(1);
 /// The pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Missed changes that are told at most, as many as a log keeps.
+/// The most missed changes that are told: as many as a log keeps.
 const MOST_MISSED: usize = 1000;
 
 /// How a watch begins, or begins again.
@@ -45,10 +45,10 @@ pub struct EngineWatch<S> {
     engine: Engine<S>,
     watch: Watch,
     watcher: Arc<Watcher>,
-    /// Up to where each breaker was told. One that is not here is as one never seen.
+    /// The position up to which each breaker was told. A breaker without entry counts as never seen.
     told: HashMap<ModelKey, Arc<Position>>,
     manner: Manner,
-    /// Breakers that are still to be told as they are; none: it is not known yet which.
+    /// Breakers that the watch has yet to begin with; none: the list is not read yet.
     first: Option<VecDeque<ModelKey>>,
     /// Breakers that are being read, in order.
     reads: VecDeque<(ModelKey, Option<oneshot::Receiver<ReadResult>>)>,
@@ -115,7 +115,7 @@ impl<S: BreakerStore> EngineWatch<S> {
             let listed = self.engine.0.store.list(&Call::default()).await?;
             keys.extend(listed.into_iter().map(|listed| listed.key).filter(|key| interest.includes(key)));
         }
-        // Of those that are no more, that is to be told.
+        // The watcher must be told of those that are gone.
         let known = self.watch.resume.keys().chain(self.told.keys());
         keys.extend(known.filter(|key| interest.includes(key)).cloned());
         Ok(keys.into_iter().collect())
@@ -141,7 +141,7 @@ impl<S: BreakerStore> EngineWatch<S> {
         read
     }
 
-    /// Tells the first of the breakers that are read as it is, or what was missed of it.
+    /// Begins with the first of the breakers that are read.
     async fn introduce(&mut self, result: ReadResult) {
         let Some((key, _)) = self.reads.front() else { return };
         let key = key.clone();
@@ -155,7 +155,7 @@ impl<S: BreakerStore> EngineWatch<S> {
                 if let Some((_, read)) = self.reads.front_mut() {
                     *read = again;
                 }
-                // One that fails must not hold up the others.
+                // A breaker that cannot be read must not hold up the others.
                 self.reads.rotate_left(1);
                 return;
             }
@@ -190,11 +190,10 @@ impl<S: BreakerStore> EngineWatch<S> {
         Ok(())
     }
 
-    /// Tells what was missed of a breaker since `told` until it was seen, from its log; what came later is told as it is
-    /// seen.
+    /// Tells the changes of a breaker after the position `told` up to the reading, from the log.
     async fn catch_up(&mut self, key: &ModelKey, told: &Position, reading: Arc<Reading>) -> Result<()> {
         let here = &reading.position;
-        // A breaker that nothing had been heard of may have been made since, and is as it was.
+        // A report may have created the state since, and nothing else has changed.
         let is_same = told.epoch == here.epoch || told.epoch.is_empty();
         if is_same && told.generation == here.generation {
             self.stands(key, here);
@@ -212,7 +211,7 @@ impl<S: BreakerStore> EngineWatch<S> {
         Ok(())
     }
 
-    /// Tells what is new of a breaker.
+    /// Tells the news of a breaker.
     fn tell(&mut self, key: &ModelKey) {
         match self.engine.0.keepers.news(key, self.told.get(key)) {
             News::None => {}
@@ -243,7 +242,7 @@ impl<S: BreakerStore> EngineWatch<S> {
         }
     }
 
-    /// Notes up to where a breaker was told; where the watch was to go on counts no more.
+    /// Notes the position up to which a breaker was told. The position to go on from is not needed any more.
     fn stands(&mut self, key: &ModelKey, position: &Arc<Position>) {
         self.watch.resume.remove(key);
         if **position == Position::default() {
@@ -254,7 +253,7 @@ impl<S: BreakerStore> EngineWatch<S> {
     }
 }
 
-/// The changes after a generation up to a place, if the log still has all of them.
+/// The changes after a generation up to a position, if the log still has all of them.
 fn missed(log: Log, after: i64, here: &Position) -> Option<Vec<Transition>> {
     let mut missed = log.transitions;
     missed.retain(|change| change.position.generation <= here.generation);

@@ -15,7 +15,7 @@ use super::{KeeperMap, Keepers, Watcher};
 use crate::breakers::{
     ModelKey, Position,
     keeper::{Keeper, Knowledge, LastView, News, ReadResult, Reading},
-    store::{Followed, Terms},
+    store::{Followed, InForce},
     watch::Interest,
 };
 
@@ -57,14 +57,14 @@ impl Keepers {
         &self,
         key: &ModelKey,
         number: u64,
-        (followed, terms, era): (Followed, Terms, u64),
+        (followed, in_force, era): (Followed, InForce, u64),
         deadline: Option<Duration>,
     ) {
         let mut map = self.lock();
         let keeper = map.keeper(key);
         LastView::update(&mut keeper.last, &followed.view);
         if keeper.is_reading(number) {
-            let (is_news, added) = keeper.install(followed, terms, era);
+            let (is_news, added) = keeper.install(followed, in_force, era);
             map.end_read(key, number, ReadResult::Done);
             map.keep_changes(key, added);
             if is_news {

@@ -23,8 +23,8 @@ fn all() -> Interest {
     Interest { keys: Vec::new(), prefix: Some(String::new()) }
 }
 
-fn terms() -> Terms {
-    Terms { settings: Arc::new(BreakerSettings::default()), revision: "".into() }
+fn in_force() -> InForce {
+    InForce { settings: Arc::new(BreakerSettings::default()), revision: "".into() }
 }
 
 /// A store of one breaker: where it stands, with all its changes.
@@ -104,7 +104,7 @@ fn next_read(keepers: &Keepers) -> Option<(ModelKey, ReadFrom)> {
 }
 
 fn finish(keepers: &Keepers, (key, from): (ModelKey, ReadFrom), followed: Followed) {
-    keepers.finish_read(&key, from.number, (followed, terms(), 0), None);
+    keepers.finish_read(&key, from.number, (followed, in_force(), 0), None);
 }
 
 /// One who watches and notes what it is told.
@@ -286,8 +286,8 @@ async fn the_keepers_that_were_used_least_recently_are_forgotten_but_not_those_w
     let due = key("due");
     keepers.schedule(&due, Duration::from_mins(1));
     for n in 0..5 * REMEMBERED {
-        keepers.terms(&key(&n.to_string()));
-        keepers.terms(&key("in-use"));
+        keepers.in_force(&key(&n.to_string()));
+        keepers.in_force(&key("in-use"));
         assert!(keepers.lock().keepers.len() <= 2 * REMEMBERED + 1);
     }
     let all = keepers.lock();

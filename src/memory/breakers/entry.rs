@@ -6,8 +6,8 @@ use crate::{
         BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, Transition, View,
         keeper::LastView,
         store::{
-            Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Recorded,
-            Settled, Settlement, StoredSettings, Terms,
+            Batch, Begins, Change, Changed, Followed, Glance, InForce, LeaseRequest, LeaseResult, Leased,
+            Recorded, Settled, Settlement, StoredSettings,
         },
     },
     clock::Timestamp,
@@ -26,7 +26,7 @@ impl Entry {
         self.settings.is_none() && self.incarnation.is_none()
     }
 
-    /// Whether it may be dropped for another key: it says nothing that a key never seen does not, but for its counts.
+    /// Whether the entry may be dropped for another key: apart from its counts, it decides what a new one does.
     pub(super) fn is_spare(&self, now: Timestamp) -> bool {
         self.settings.is_none()
             && self.incarnation.as_ref().is_none_or(|incarnation| {
@@ -76,9 +76,9 @@ impl Entry {
         self.settings.as_ref()
     }
 
-    /// Whether the terms are those in force.
-    pub(super) fn goes_by(&self, terms: &Terms) -> bool {
-        *terms.revision == *self.revision()
+    /// Whether these settings are in force.
+    pub(super) fn goes_by(&self, in_force: &InForce) -> bool {
+        *in_force.revision == *self.revision()
     }
 
     fn revision(&self) -> &str {
@@ -160,7 +160,7 @@ impl Entry {
         &mut self,
         request: LeaseRequest<'_>,
         (id, end): (&str, Timestamp),
-        terms: &BreakerSettings,
+        settings: &BreakerSettings,
         at: At,
     ) -> Leased {
         let result = match self.incarnation.as_mut().filter(|found| is_leasing(found.snapshot(), at.now)) {
@@ -169,20 +169,20 @@ impl Entry {
                 let is_stale = matches!(request, LeaseRequest::Renew(position) if !incarnation.snapshot().is_current(position));
                 // One that is stale brings the leases to the present, and no more.
                 let request = if is_stale { LeaseRequest::Find } else { request };
-                let result = incarnation.lease(request, id, end, terms, at);
+                let result = incarnation.lease(request, id, end, settings, at);
                 if is_stale { LeaseResult::Absent } else { result }
             }
         };
         Leased { view: self.view(at), result }
     }
 
-    pub(super) fn settle(&mut self, settlement: &Settlement, terms: &BreakerSettings, at: At) -> Settled {
+    pub(super) fn settle(&mut self, settlement: &Settlement, settings: &BreakerSettings, at: At) -> Settled {
         let takes = |found: &&mut Incarnation| {
             found.snapshot().is_current(&settlement.position) && is_leasing(found.snapshot(), at.now)
         };
         let disposition = match self.incarnation.as_mut().filter(takes) {
             None => Disposition::Stale,
-            Some(incarnation) => incarnation.settle(settlement, terms, at),
+            Some(incarnation) => incarnation.settle(settlement, settings, at),
         };
         Settled { view: self.view(at), disposition }
     }

@@ -143,8 +143,8 @@ impl Incarnation {
         Log { epoch: self.snapshot.position.epoch.clone(), transitions, more: newer.next().is_some() }
     }
 
-    /// The moment whose counts and leases hold: where the clock went back that is the latest write, as a write would
-    /// move all that was live then to now.
+    /// The moment whose counts and leases hold. Where the clock went back, this is the moment of the latest write: the next
+    /// write would move everything that was live then to now.
     fn as_seen(&self, at: At) -> At {
         At { now: at.now.max(self.seen), ..at }
     }
@@ -174,13 +174,13 @@ impl Incarnation {
     }
 
     /// Removes leases that ended; whoever does so counts them where they mean failures.
-    fn purge(&mut self, terms: &BreakerSettings, at: At) {
+    fn purge(&mut self, settings: &BreakerSettings, at: At) {
         self.follow(at);
         let ended = self.leases.purge(at.now);
         if ended > 0 {
             self.seen = at.now;
         }
-        if ended > 0 && terms.expired_permit == ExpiredPermit::Failure {
+        if ended > 0 && settings.expired_permit == ExpiredPermit::Failure {
             self.tally.count(std::iter::repeat_n(Share::FAILURE, ended), at);
         }
     }
@@ -190,18 +190,18 @@ impl Incarnation {
         request: LeaseRequest<'_>,
         id: &str,
         end: Timestamp,
-        terms: &BreakerSettings,
+        settings: &BreakerSettings,
         at: At,
     ) -> LeaseResult {
         let at = self.here(at);
-        self.purge(terms, at);
+        self.purge(settings, at);
         if self.leases.settled(id).is_some() {
             return LeaseResult::Settled;
         }
         let end = match (request, self.leases.end(id)) {
             (LeaseRequest::Grant | LeaseRequest::Find, Some(live)) => return LeaseResult::Live(live),
             (LeaseRequest::Find | LeaseRequest::Renew(_), None) => return LeaseResult::Absent,
-            (LeaseRequest::Grant, None) if !self.has_permit(terms, at) => return LeaseResult::Full,
+            (LeaseRequest::Grant, None) if !self.has_permit(settings, at) => return LeaseResult::Full,
             (LeaseRequest::Grant, None) | (LeaseRequest::Renew(_), Some(_)) => end,
         };
         self.leases.put(id, end);
@@ -209,18 +209,23 @@ impl Incarnation {
         LeaseResult::Live(end)
     }
 
-    fn has_permit(&self, terms: &BreakerSettings, at: At) -> bool {
+    fn has_permit(&self, settings: &BreakerSettings, at: At) -> bool {
         let taken = self.leases.live(at.now).saturating_add(self.tally.counts(at).calls);
-        taken < i64::from(terms.half_open_permits)
+        taken < i64::from(settings.half_open_permits)
     }
 
-    pub(super) fn settle(&mut self, settlement: &Settlement, terms: &BreakerSettings, at: At) -> Disposition {
+    pub(super) fn settle(
+        &mut self,
+        settlement: &Settlement,
+        settings: &BreakerSettings,
+        at: At,
+    ) -> Disposition {
         let at = self.here(at);
-        self.purge(terms, at);
+        self.purge(settings, at);
         if let Some(before) = self.leases.settled(&settlement.lease) {
             return before;
         }
-        let is_neutral = settlement.mark.outcome.is_neutral();
+        let is_neutral = settlement.result.outcome.is_neutral();
         let disposition = if is_neutral { Disposition::Neutral } else { Disposition::Applied };
         if !self.leases.settle(&settlement.lease, disposition) {
             return Disposition::Stale;
@@ -228,8 +233,8 @@ impl Incarnation {
         self.seen = at.now;
         if !is_neutral {
             self.active = at.now;
-            self.tally.count(std::iter::once(settlement.mark.as_byte()), at);
-            self.tally.wish(settlement.wish, at.now);
+            self.tally.count(std::iter::once(settlement.result.as_byte()), at);
+            self.tally.request_pause(settlement.pause, at.now);
         }
         disposition
     }

@@ -1,6 +1,6 @@
 //! What memory does in an outage of a shared store: it adopts breakers, and tells which of them it opened.
 
-use super::{MemoryBreakers, entry::Entry, stock::Stock, window::At};
+use super::{MemoryBreakers, entry::Entry, index::EntryIndex, window::At};
 use crate::{
     breakers::{
         ModelKey, Position, View,
@@ -15,7 +15,7 @@ use crate::{
 impl<C: Clock> MemoryBreakers<C> {
     /// Forgets every breaker.
     pub fn clear(&self) {
-        *lock(&self.stock) = Stock::new(self.max_breakers);
+        *lock(&self.index) = EntryIndex::new(self.max_breakers);
     }
 
     /// Adopts a breaker of the shared store, with the times that it had, under an epoch of its own; not where that has
@@ -38,20 +38,20 @@ impl<C: Clock> MemoryBreakers<C> {
 
     /// The breakers that are OPEN since they were opened here, without their `base`.
     pub fn trips(&self) -> Vec<Trip> {
-        let (stock, now) = (lock(&self.stock), self.clock.now());
-        stock.entries().filter_map(|(key, entry)| trip(key, entry, now)).collect()
+        let (index, now) = (lock(&self.index), self.clock.now());
+        index.entries().filter_map(|(key, entry)| trip(key, entry, now)).collect()
     }
 
     fn put(&self, key: &ModelKey, put: impl FnOnce(&mut Entry, At)) -> Result<View> {
-        let mut stock = lock(&self.stock);
+        let mut index = lock(&self.index);
         let now = self.clock.now();
-        stock.reclaim(now);
+        index.reclaim(now);
         let at = At { now, window: None };
         let put = |entry: &mut Entry| {
             put(entry, at);
             entry.view(at)
         };
-        stock.with(key, now, put)
+        index.with(key, now, put)
     }
 }
 
