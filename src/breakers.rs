@@ -8,11 +8,11 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 
 pub mod engine;
-pub mod feed;
 mod history;
+pub mod keeper;
+mod keepers;
 pub mod key;
 pub mod operations;
-pub mod outage;
 pub mod policies;
 pub mod policy;
 pub mod settings;

@@ -17,8 +17,8 @@
 //!                      them
 //! breakers             circuit breakers: breakers::policy is the state machine, pure; breakers::store the few mechanisms
 //!                      that a store offers; breakers::engine drives the one over the other; breakers::policies gives
-//!                      each model its settings; breakers::feed is what is known of breakers that are followed, and the
-//!                      fan-out of their changes
+//!                      each model its settings; breakers::keepers is what this process knows of each breaker, and tells
+//!                      watchers of changes
 //! redis                threads and breakers in Redis: a pool of shared connections, one Lua script an operation; and one
 //!                      subscriber, redis::Notifications
 //! memory               both in memory: MemoryThreads and MemoryBreakers as the only truth
@@ -29,10 +29,11 @@
 //! ```
 //!
 //! Who may import whom is a rule that a test keeps: `service` and `main` import everything; `grpc`, `redis` and `memory`
-//! import `threads` and `breakers` and never each other (`redis` and `grpc` their parts of `settings`, too); `outage` imports these
-//! and `redis` and `memory`; `threads` imports only `error`, `clock`, `call` and `doorbell`, `breakers` these and
-//! `shutdown`; `settings` imports `breakers::policies` alone. Generated types appear only inside `grpc`, the redis
-//! crate only inside `redis`, protobuf only in `grpc` and `outage`.
+//! import `threads` and `breakers` and never each other (`redis` its part of `settings`, too); `fallback` imports all of
+//! these but `grpc`;
+//! `journal` imports `threads`, `error`, `clock` and `shutdown`; `threads` imports only `error`, `clock`, `call` and
+//! `doorbell`, `breakers` these and `shutdown`; `settings` imports `breakers::policies` alone.
+//! Generated types appear only inside `grpc`, the redis crate only inside `redis`, protobuf only in `grpc` and `journal`.
 //!
 //! # The path of one request
 //!
@@ -71,9 +72,9 @@
 //! script call a round trip, an idle one none more than without. Settings come with each step and are compared with the
 //! stored revision inside of it: a step never goes by settings that are not in force.
 //!
-//! When Redis falls silent, [`outage::Handover`] has memory go on from how each breaker was seen last, under epochs of its
-//! own; when Redis is back, the trips that memory made are offered there, once, by the same compare-and-set, and all else
-//! that memory decided is forgotten.
+//! When Redis falls silent, [`outage::Handover`] has memory adopt each breaker as its last view describes it, under an
+//! epoch of its own. When Redis is back, the trips that memory made are offered there, once, by the same compare-and-set,
+//! and all else that memory decided is forgotten.
 //!
 //! # How a change is noticed
 //!
@@ -83,15 +84,18 @@
 //! asked again and again instead. Whatever rings is read back, from the log of a breaker or of a thread, after the place
 //! that was seen last; so a lost ring costs time, and a gap in a log is told as a resync.
 //!
-//! A breaker that is watched, or that admission asked for, has a record in [`breakers::feed::Feed`]. One read-back at a
-//! time keeps it true; who reads back also sees what only a reader can see, that somebody changed the hash by hand or that
-//! a failover lost changes, and makes that a change like any other. The record answers `Acquire` without asking Redis
-//! while nothing has rung since it was read and the doorbell is trusted. Watchers are told from it, each from its own place
-//! in the history: nothing is queued for them but names. A watch of a thread reads for itself ([`threads::watch`]), woken
-//! by the bell of its thread, by the time at which that expires, and by a slow tick.
+//! What this process knows of a breaker is one struct, its keeper: the settings in force, the last view, reports that wait,
+//! the deadline, and the reading of a breaker that is watched or that admission asks for. A breaker is *fresh* until
+//! something says that it may have changed; then it is *stale*, and one read at a time replaces the reading. Whoever reads
+//! it also sees what only a reader can see, that somebody changed the hash by hand or that a failover lost changes, and
+//! makes that a change like any other. A fresh reading answers `Acquire` without asking Redis while the doorbell is
+//! trusted. Watchers are told from the keeper, each from its own place in the history: nothing is queued for them but
+//! names. A watch of a thread reads for itself ([`threads::watch`]), woken by the bell of its thread, by the time at which
+//! that expires, and by a slow tick.
 //!
-//! What time alone brings (the end of an open time with `automatic_half_open`, of a trial, of an override) is offered by
-//! the timers of every instance that knows of it, and happens once, as every change does.
+//! When its deadline passes, a breaker is *due*: time alone may bring a change (the end of an open time with
+//! `automatic_half_open`, of a trial, of an override). Every instance that knows of the deadline offers that change, and it
+//! happens once, as every change does.
 //!
 //! # Invariants
 //!

@@ -8,17 +8,15 @@ mod breakers;
 mod copies;
 mod copy;
 mod file;
-mod handover;
 mod merge;
 mod queue;
 mod reachability;
 mod route;
 mod watch;
 
-pub use breakers::FallbackBreakers;
+pub use breakers::{FallbackBreakers, Handover};
 pub use copies::Copies;
 pub use file::{FileJournal, OpenError, Opened, SyncPolicy};
-pub use handover::Handover;
 pub use queue::JournalBounds;
 pub use reachability::{Guarded, Reachability, State};
 pub use route::Fallback;

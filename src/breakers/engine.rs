@@ -1,7 +1,7 @@
-//! Drives the policy over a store: asks it, offers the changes that are due, and tells callers what came of it.
+//! Drives the policy over a store: asks the store, offers the changes that are due, and replies to callers.
 //!
-//! Whoever sees that a change is due offers it; the store lets exactly one win, and the losers look again. Nothing is
-//! held across a model call, and nothing that was decided here is trusted later without asking the store again.
+//! Every instance that sees that a change is due offers the change. The store lets exactly one of them win, and the others
+//! load the breaker again. Nothing is held across a model call.
 
 use std::{
     future::Future,
@@ -16,16 +16,16 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use self::{known::Known, reports::Flights, timers::Timers};
 use super::{
     BreakerStore, Breakers, ModelKey, Permit, Policies, Position, State, View,
-    feed::{Feed, Seen},
+    keeper::{Keeper, LastViews, Reading},
+    keepers::Keepers,
     operations::{
         Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Breaker, BreakersPage, BreakersQuery,
         Configure, Inspected, Order, Renewed, Report, Reported, TransitionsPage, TransitionsQuery,
     },
     policy::{self, Cause},
-    store::{Change, Listed, Terms, Told},
+    store::{Attempt, Change, InForce, Listed},
     watch::Watch,
 };
 use crate::{
@@ -36,23 +36,20 @@ use crate::{
 };
 
 mod admission;
-mod follow;
-mod known;
-mod lookout;
+mod keep;
 mod operators;
-mod outage;
+mod poll;
 mod reports;
-mod timers;
 mod watch;
 
 pub use watch::EngineWatch;
 
-/// So many times somebody else may change a breaker under one request.
+/// How often others may change a breaker during one request.
 const ATTEMPTS: usize = 32;
-/// Breakers read at once for a list.
-const LOOKS: usize = 32;
-/// Breakers read for one page of a list at most.
-const MOST_LOOKS: usize = 2000;
+/// Breakers that are read at once for a list.
+const LOADS: usize = 32;
+/// Breakers that are read for one page of a list at most.
+const MOST_LOADS: usize = 2000;
 
 /// Breakers on a store. Clones are the same engine.
 #[derive(Debug)]
@@ -61,17 +58,14 @@ pub struct Engine<S>(Arc<Inner<S>>);
 #[derive(Debug)]
 struct Inner<S> {
     store: S,
-    known: Known,
-    flights: Flights,
-    /// What is known of breakers that are watched, or asked for again and again.
-    feed: Feed,
-    /// Whether changes ring; none where this process alone makes them.
+    /// What this process knows of each breaker.
+    keepers: Keepers,
+    /// Whether notifications of changes arrive; none where this process alone makes changes.
     doorbell: Option<Arc<Doorbell>>,
-    /// Tasks that read back what has changed.
-    readers: AtomicUsize,
-    timers: Timers,
-    /// Told when the lookout has something to do at once.
-    lookout: Notify,
+    /// Tasks that keep what is known of breakers true.
+    workers: AtomicUsize,
+    /// Notified when the poller has something to do at once.
+    poll_now: Notify,
     /// The name of this process in batches of reports.
     instance: Arc<str>,
     /// The number of the last batch of reports.
@@ -86,9 +80,9 @@ impl<S> Clone for Engine<S> {
 }
 
 impl<S: BreakerStore> Engine<S> {
-    /// Breakers on `store`, which `policies` hold for where no settings are stored. Changes by others ring `doorbell`; none
-    /// where there are no others. `instance` names this process, another one at each start; its tasks run on `shutdown`.
-    /// Nothing happens by itself unless [`Engine::run`] does.
+    /// Breakers on `store`. `policies` hold where no settings are stored. `doorbell` says whether notifications of changes by
+    /// others arrive; none where there are no others. `instance` names this process, with a new name at each start. Tasks
+    /// run on `shutdown`. Nothing happens by itself unless [`Engine::run`] does.
     pub fn new(
         store: S,
         policies: Policies,
@@ -96,31 +90,29 @@ impl<S: BreakerStore> Engine<S> {
         doorbell: Option<Arc<Doorbell>>,
         shutdown: Shutdown,
     ) -> Self {
-        Self::with(store, Known::new(move |key| policies.settings_of(key)), instance, doorbell, shutdown)
+        Self::with(store, Keepers::new(move |key| policies.settings_of(key)), instance, doorbell, shutdown)
     }
 
-    /// Breakers on `store` in the place of `shared`, whose settings hold as far as they are known.
+    /// Breakers on `store` in the place of `shared`, by the settings that are in force there as far as these are known.
     pub fn in_place_of<T: BreakerStore>(shared: &Engine<T>, store: S) -> Self {
-        let (known, instance, shutdown) = (shared.clone(), &*shared.0.instance, shared.0.shutdown.clone());
-        Self::with(store, Known::new(move |key| known.0.known.terms(key).settings), instance, None, shutdown)
+        let (in_force, instance, shutdown) = (shared.clone(), &*shared.0.instance, shared.0.shutdown.clone());
+        let keepers = Keepers::new(move |key| in_force.0.keepers.in_force(key).settings);
+        Self::with(store, keepers, instance, None, shutdown)
     }
 
     fn with(
         store: S,
-        known: Known,
+        keepers: Keepers,
         instance: &str,
         doorbell: Option<Arc<Doorbell>>,
         shutdown: Shutdown,
     ) -> Self {
         Self(Arc::new(Inner {
             store,
-            known,
-            flights: Flights::default(),
-            feed: Feed::default(),
+            keepers,
             doorbell,
-            readers: AtomicUsize::new(0),
-            timers: Timers::default(),
-            lookout: Notify::new(),
+            workers: AtomicUsize::new(0),
+            poll_now: Notify::new(),
             instance: instance.into(),
             batches: AtomicU64::new(0),
             shutdown,
@@ -132,10 +124,20 @@ impl<S: BreakerStore> Engine<S> {
         &self.0.store
     }
 
-    /// Forgets the settings that were in force, the calls that were rejected, and what was seen of breakers.
+    /// The last view of each breaker, whatever answer brought it. Of the keys that were used least recently there is none
+    /// where there are more than 10,000.
+    pub fn last_views(&self) -> LastViews {
+        self.0.keepers.last_views()
+    }
+
+    /// Notes how a breaker stands, by somebody else's answer.
+    pub fn note_view(&self, key: &ModelKey, view: &View) {
+        self.note(key, view, &self.0.keepers.in_force(key));
+    }
+
+    /// Forgets all that this process knows of breakers.
     pub fn forget(&self) {
-        self.0.known.clear();
-        self.0.feed.clear();
+        self.0.keepers.clear();
     }
 
     /// Answers from the store.
@@ -143,44 +145,44 @@ impl<S: BreakerStore> Engine<S> {
         Answer { value, source: self.0.store.source() }
     }
 
-    /// Runs a mechanism with the settings in force: those that are known, or those that the store says hold instead.
-    async fn on_terms<T, F, Fut>(&self, key: &ModelKey, mechanism: F) -> Result<(T, Terms)>
+    /// Runs a mechanism with the settings in force: the known ones, or those that the store replies with.
+    async fn with_settings<T, F, Fut>(&self, key: &ModelKey, mechanism: F) -> Result<(T, InForce)>
     where
-        F: Fn(Terms) -> Fut,
-        Fut: Future<Output = Result<Told<T>>>,
+        F: Fn(InForce) -> Fut,
+        Fut: Future<Output = Result<Attempt<T>>>,
     {
-        let mut terms = self.0.known.terms(key);
+        let mut in_force = self.0.keepers.in_force(key);
         for _ in 0..ATTEMPTS {
-            match mechanism(terms.clone()).await? {
-                Told::Done(value) => return Ok((value, terms)),
-                Told::Outdated(stored) => terms = self.0.known.learn(key, stored),
+            match mechanism(in_force.clone()).await? {
+                Attempt::Done(value) => return Ok((value, in_force)),
+                Attempt::Outdated(stored) => in_force = self.0.keepers.learn(key, stored),
             }
         }
         Err(Error::BreakerChanged { key: key.to_string() })
     }
 
-    async fn load(&self, call: &Call, key: &ModelKey) -> Result<(View, Terms)> {
-        let load = async |terms: Terms| self.0.store.load(call, key, &terms, false).await;
-        let ((view, _), terms) = self.on_terms(key, load).await?;
-        self.notice(key, &view, &terms);
-        Ok((view, terms))
+    async fn load(&self, call: &Call, key: &ModelKey) -> Result<(View, InForce)> {
+        let load = async |in_force: InForce| self.0.store.load(call, key, &in_force, false).await;
+        let ((view, _), in_force) = self.with_settings(key, load).await?;
+        self.note(key, &view, &in_force);
+        Ok((view, in_force))
     }
 
-    /// Offers a change that was decided by these terms. Answers the breaker afterwards, whoever changed it.
+    /// Offers a change that was decided by these settings. Returns the breaker afterwards, whoever changed it.
     async fn offer(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: Terms,
+        in_force: InForce,
         change: &Change,
-    ) -> Result<(bool, View, Terms)> {
-        let changed = match self.0.store.transition(call, key, &terms, change).await? {
-            Told::Done(changed) => changed,
-            Told::Outdated(stored) => {
-                // It was decided by settings that are not in force any more: whoever offers it looks again.
-                self.0.known.learn(key, stored);
-                let (view, terms) = self.load(call, key).await?;
-                return Ok((false, view, terms));
+    ) -> Result<(bool, View, InForce)> {
+        let changed = match self.0.store.transition(call, key, &in_force, change).await? {
+            Attempt::Done(changed) => changed,
+            Attempt::Outdated(stored) => {
+                // The change was decided by settings that are not in force any more: it must be decided again.
+                self.0.keepers.learn(key, stored);
+                let (view, in_force) = self.load(call, key).await?;
+                return Ok((false, view, in_force));
             }
         };
         let Change { from, to, mode, reason, .. } = change;
@@ -190,8 +192,28 @@ impl<S: BreakerStore> Engine<S> {
         } else {
             debug!(breaker = %key, %to, %reason, generation, "breaker was changed by another first");
         }
-        self.notice(key, &changed.view, &terms);
-        Ok((changed.won, changed.view, terms))
+        self.note(key, &changed.view, &in_force);
+        Ok((changed.won, changed.view, in_force))
+    }
+
+    /// Offers the change that is decided by a view until it is made; false if none is to be made. Runs by no caller's
+    /// deadline.
+    pub async fn change(
+        &self,
+        key: &ModelKey,
+        decide: impl Fn(&View) -> Option<Change> + Send,
+    ) -> Result<bool> {
+        let call = Call::default();
+        let (mut view, mut in_force) = self.load(&call, key).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(change) = decide(&view) else { return Ok(false) };
+            let won;
+            (won, view, in_force) = self.offer(&call, key, in_force, &change).await?;
+            if won {
+                return Ok(true);
+            }
+        }
+        Err(Error::BreakerChanged { key: key.to_string() })
     }
 
     /// Offers what is due until nothing is.
@@ -199,34 +221,34 @@ impl<S: BreakerStore> Engine<S> {
         &self,
         call: &Call,
         key: &ModelKey,
-        (mut view, mut terms): (View, Terms),
+        (mut view, mut in_force): (View, InForce),
         mut cause: Cause,
-    ) -> Result<(View, Terms)> {
+    ) -> Result<(View, InForce)> {
         for _ in 0..ATTEMPTS {
-            let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) else {
-                return Ok((view, terms));
+            let Some(change) = policy::due(&view, &in_force.settings, &cause, rand::random()) else {
+                return Ok((view, in_force));
             };
-            (_, view, terms) = self.offer(call, key, terms, &change).await?;
-            // What was seen led to this change, or to another's.
+            (_, view, in_force) = self.offer(call, key, in_force, &change).await?;
+            // The cause led to this change, or to the change of another instance.
             cause = Cause { acquires: cause.acquires, ..Cause::default() };
         }
         Err(Error::BreakerChanged { key: key.to_string() })
     }
 
-    fn describe(&self, key: &ModelKey, view: &View, terms: &Terms) -> Breaker {
-        let rejected = self.0.known.rejected(key, &view.snapshot.position);
-        policy::describe(key, view, &terms.settings, rejected)
+    fn describe(&self, key: &ModelKey, view: &View, in_force: &InForce) -> Breaker {
+        let rejected = self.0.keepers.with(key, |keeper| keeper.rejected(&view.snapshot.position));
+        policy::describe(key, view, &in_force.settings, rejected)
     }
 
-    /// Tells a breaker as it was seen.
-    fn tell(&self, key: &ModelKey, seen: &Seen) -> Breaker {
-        self.describe(key, &seen.present(), &seen.terms)
+    /// Describes a breaker as it was read back.
+    fn describe_reading(&self, key: &ModelKey, reading: &Reading) -> Breaker {
+        self.describe(key, &reading.present(), &reading.in_force)
     }
 
-    /// Reads a breaker of the list; none if it has no state any more, or cannot be read: one that is damaged must not
-    /// hide the others.
+    /// Reads a breaker of the list; none if it has no state any more, or cannot be read: a damaged breaker must not hide the
+    /// others.
     async fn read_listed(&self, call: &Call, listed: Listed) -> Result<Option<Breaker>> {
-        let (view, terms) = match self.load(call, &listed.key).await {
+        let (view, in_force) = match self.load(call, &listed.key).await {
             Ok(read) => read,
             Err(error @ (Error::Corrupt { .. } | Error::Internal(_))) => {
                 warn!(breaker = %listed.key, %error, "a listed breaker cannot be read");
@@ -235,13 +257,13 @@ impl<S: BreakerStore> Engine<S> {
             Err(error) => return Err(error),
         };
         if view.snapshot.position == Position::default() {
-            // It expired or was deleted by hand. That it stays on the list for now is no failure of this request.
+            // The breaker expired or was deleted by hand. If it stays on the list for now, the request has not failed.
             if let Err(error) = self.0.store.unlist(call, &listed).await {
                 debug!(breaker = %listed.key, %error, "could not take an expired breaker off the list");
             }
             return Ok(None);
         }
-        Ok(Some(self.describe(&listed.key, &view, &terms)))
+        Ok(Some(self.describe(&listed.key, &view, &in_force)))
     }
 }
 
@@ -280,11 +302,11 @@ impl<S: BreakerStore> Breakers for Engine<S> {
     }
 
     async fn inspect(&self, call: &Call, key: &ModelKey) -> Result<Answer<Inspected>> {
-        let load = async |terms: Terms| self.0.store.load(call, key, &terms, true).await;
-        let ((view, history), terms) = self.on_terms(key, load).await?;
-        self.notice(key, &view, &terms);
-        let breaker = self.describe(key, &view, &terms);
-        Ok(self.answer(Inspected { breaker, settings: terms.settings, last_transition: history.last }))
+        let load = async |in_force: InForce| self.0.store.load(call, key, &in_force, true).await;
+        let ((view, history), in_force) = self.with_settings(key, load).await?;
+        self.note(key, &view, &in_force);
+        let breaker = self.describe(key, &view, &in_force);
+        Ok(self.answer(Inspected { breaker, settings: in_force.settings, last_transition: history.last }))
     }
 
     async fn list(&self, call: &Call, query: &BreakersQuery) -> Result<Answer<BreakersPage>> {
@@ -295,10 +317,10 @@ impl<S: BreakerStore> Breakers for Engine<S> {
         };
         let has_state = |state: State| query.states.is_empty() || query.states.contains(&state);
         let wanted: Vec<Listed> = listed.into_iter().filter(is_wanted).collect();
-        // A page is short where few have the wanted state: no request looks at more.
-        let looked_at = wanted.iter().take(MOST_LOOKS).cloned();
-        let reads = looked_at.map(|listed| self.read_listed(call, listed));
-        let mut reads = stream::iter(reads).buffered(LOOKS).zip(stream::iter(&wanted));
+        // A page may be short where few breakers have the wanted state: no request reads more.
+        let first = wanted.iter().take(MOST_LOADS).cloned();
+        let reads = first.map(|listed| self.read_listed(call, listed));
+        let mut reads = stream::iter(reads).buffered(LOADS).zip(stream::iter(&wanted));
         let (mut breakers, mut next) = (Vec::new(), None);
         while let Some((read, listed)) = reads.next().await {
             if breakers.len() == query.limit {
@@ -327,8 +349,8 @@ impl<S: BreakerStore> Breakers for Engine<S> {
 
     async fn delete(&self, call: &Call, key: &ModelKey) -> Result<Answer<()>> {
         self.0.store.remove(call, key).await?;
-        self.0.known.forget(key);
-        self.ring(key);
+        self.0.keepers.with(key, Keeper::forget);
+        self.wake(key);
         Ok(self.answer(()))
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::{
     BreakerSettings, Mode, ModelKey, Outcome, Position, Reason, RejectionReason, Snapshot, State, View,
     operations::{Acquired, Order, Ordered, Rejection},
-    store::{Begins, Change, LeaseResult, Wish},
+    store::{Begins, Change, LeaseResult, RequestedPause},
 };
 use crate::{
     clock::Timestamp,
@@ -181,7 +181,7 @@ pub fn extension(
     view: &View,
     settings: &BreakerSettings,
     position: &Position,
-    wish: &Wish,
+    wish: &RequestedPause,
     detail: &str,
 ) -> Option<Change> {
     let snapshot = &view.snapshot;
@@ -366,5 +366,5 @@ mod repair;
 mod tests;
 
 pub use describe::describe;
-pub use reconcile::reconciled;
+pub use reconcile::{Trip, reconciled};
 pub use repair::{lost, taken_over};

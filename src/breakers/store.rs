@@ -1,8 +1,8 @@
 //! What a store of breakers must offer: a few atomic mechanisms, and no policy.
 //!
-//! Each mechanism is one atomic step and answers with the state as it is afterwards. What it needs to know of the
-//! breaker's settings comes with the request as [`Terms`]; where the stored settings are others by now, nothing
-//! happens and the answer tells them, so that no step ever goes by settings that are not in force.
+//! Each mechanism is one atomic step, and its answer holds the state afterwards. The caller sends the settings that it takes
+//! for those in force ([`InForce`]). Where other settings are stored by now, the mechanism does nothing and replies with
+//! these: so no step ever goes by settings that are not in force.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -27,44 +27,44 @@ pub const SETTLED_KEPT: usize = 10_000;
 /// How long a silent instance is remembered: after that it sends no late retry any more.
 pub const INSTANCE_KEPT: Duration = Duration::from_hours(1);
 
-/// The settings that a mechanism goes by, and which they are.
+/// The settings in force, with their revision.
 #[derive(Debug, Clone)]
-pub struct Terms {
+pub struct InForce {
     /// The settings.
     pub settings: Arc<BreakerSettings>,
-    /// The revision of the stored settings; empty where none are stored and the configured policy holds.
+    /// The revision of the stored settings; empty where no settings are stored and the configured policy holds.
     pub revision: Arc<str>,
 }
 
 /// Settings as they are stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredSettings {
-    /// The settings; none where what is stored cannot be read, so that the configured policy holds.
+    /// The settings; none where the stored text cannot be read, so that the configured policy holds.
     pub settings: Option<BreakerSettings>,
-    /// Another one with each change.
+    /// A new revision with each change.
     pub revision: String,
 }
 
-/// What a mechanism answers.
+/// What a mechanism came to.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Told<T> {
-    /// It happened.
+pub enum Attempt<T> {
+    /// The mechanism did its step.
     Done(T),
-    /// Nothing happened: the terms are not those in force. These are; none where the configured policy holds.
+    /// Nothing happened, since the caller's settings are not in force. These are; none where the configured policy holds.
     Outdated(Option<StoredSettings>),
 }
 
-/// How one call counts.
+/// The result of one call, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// How it went.
+pub struct CountedResult {
+    /// How the call went.
     pub outcome: Outcome,
-    /// Whether it took longer than `slow_call_duration`.
+    /// Whether the call took longer than `slow_call_duration`.
     pub is_slow: bool,
 }
 
-impl Mark {
-    /// The byte that stands for it: `n` is neutral, `s` a success, `f` a failure, in capitals when slow.
+impl CountedResult {
+    /// The result as one byte: `n` is neutral, `s` a success, `f` a failure, in capitals when slow.
     pub fn as_byte(self) -> u8 {
         let byte = match self.outcome {
             outcome if outcome.is_neutral() => return b'n',
@@ -75,35 +75,35 @@ impl Mark {
     }
 }
 
-/// A provider's wish for a pause, counted from when it is recorded.
+/// A pause that a provider asks for. It begins when the report is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wish {
+pub struct RequestedPause {
     /// How long, clamped to `max_retry_after`.
     pub length: Duration,
-    /// The outcome that it came with.
+    /// The outcome of the call that the provider answered so.
     pub outcome: Outcome,
 }
 
 /// Reports without lease, of one instance, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Who reports.
+    /// The instance that reports.
     pub instance: Arc<str>,
-    /// Grows from batch to batch of this instance: one not above the last stored changes nothing.
+    /// Grows from batch to batch of an instance: a batch whose number is not above the last stored one changes nothing.
     pub number: u64,
-    /// The reports, those in a row of the same position together.
+    /// The reports. Neighbours of the same position are one group.
     pub groups: Vec<Group>,
 }
 
-/// Reports in a row of calls that were permitted at the same position.
+/// Neighbouring reports of calls that were permitted at the same position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// Of their permits; none for calls made without one.
+    /// The position of their permits; none for calls without permit.
     pub position: Option<Position>,
-    /// The reports, each as [`Mark::as_byte`].
-    pub marks: Vec<u8>,
-    /// The longest pause that one of them asks for.
-    pub wish: Option<Wish>,
+    /// The reports, each as [`CountedResult::as_byte`].
+    pub results: Vec<u8>,
+    /// The longest pause that one of the reports asks for.
+    pub pause: Option<RequestedPause>,
 }
 
 /// What a batch came to.
@@ -111,10 +111,10 @@ pub struct Group {
 pub struct Recorded {
     /// The breaker afterwards.
     pub view: View,
-    /// What happened to each group: [`Disposition::Neutral`] where the mode records nothing. The same batch again is
-    /// told the same. Empty where an override has ended: nothing counts before the change that says so.
+    /// What happened to each group: [`Disposition::Neutral`] where the mode records nothing. The same batch again has the
+    /// same answer. Empty where an override has ended: nothing counts before the change that ends it is made.
     pub groups: Vec<Disposition>,
-    /// The longest row of failures that ended or went on in this batch.
+    /// The most failures in a row that this batch ended or continued.
     pub longest_run: i64,
 }
 
@@ -129,14 +129,14 @@ pub enum LeaseRequest<'a> {
     Renew(&'a Position),
 }
 
-/// What became of it.
+/// What became of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseResult {
-    /// It is live until then.
+    /// The lease is live until then.
     Live(Timestamp),
     /// No permit is left.
     Full,
-    /// It was settled already.
+    /// The lease was settled already.
     Settled,
     /// There is no such lease.
     Absent,
@@ -160,10 +160,10 @@ pub struct Settlement {
     pub position: Position,
     /// The lease.
     pub lease: String,
-    /// How the call went.
-    pub mark: Mark,
-    /// The pause that it asks for.
-    pub wish: Option<Wish>,
+    /// How the call counts.
+    pub result: CountedResult,
+    /// The pause that the report asks for.
+    pub pause: Option<RequestedPause>,
 }
 
 /// What a settlement came to. The same again comes to the same until the generation ends.
@@ -237,7 +237,7 @@ pub struct Changed {
     pub view: View,
 }
 
-/// What is read back of a breaker that has changed, all of one moment.
+/// A breaker that was read back with its newest changes, all of one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Followed {
     /// The breaker.
@@ -249,7 +249,7 @@ pub struct Followed {
     pub expires_in: Option<Duration>,
 }
 
-/// What shows whether a breaker has changed since it was read, with little effort.
+/// The few fields that show whether a breaker has changed since it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Glance {
     /// Where it stands in its history.
@@ -290,9 +290,9 @@ pub trait BreakerStore: std::fmt::Debug + Send + Sync + 'static {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         with_history: bool,
-    ) -> impl Future<Output = Result<Told<(View, History)>>> + Send;
+    ) -> impl Future<Output = Result<Attempt<(View, History)>>> + Send;
 
     /// Adds outcomes. A group counts where calls are counted: in CLOSED while the mode is AUTOMATIC, and in every state
     /// while it is METRICS_ONLY; a group of a stale position changes nothing. The first report of a new key creates it.
@@ -300,9 +300,9 @@ pub trait BreakerStore: std::fmt::Debug + Send + Sync + 'static {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         batch: &Batch,
-    ) -> impl Future<Output = Result<Told<Recorded>>> + Send;
+    ) -> impl Future<Output = Result<Attempt<Recorded>>> + Send;
 
     /// Grants, finds or renews a lease in HALF_OPEN, after removing those that ended: a grant while live leases and
     /// results together are fewer than `half_open_permits`. `lease` is its id and its length from now on.
@@ -310,28 +310,28 @@ pub trait BreakerStore: std::fmt::Debug + Send + Sync + 'static {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         request: LeaseRequest<'_>,
         lease: (&str, Duration),
-    ) -> impl Future<Output = Result<Told<Leased>>> + Send;
+    ) -> impl Future<Output = Result<Attempt<Leased>>> + Send;
 
     /// Ends a live lease with an outcome; a neutral one frees its slot.
     fn settle(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         settlement: &Settlement,
-    ) -> impl Future<Output = Result<Told<Settled>>> + Send;
+    ) -> impl Future<Output = Result<Attempt<Settled>>> + Send;
 
     /// Makes a change, if the breaker stands where it is expected.
     fn transition(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         change: &Change,
-    ) -> impl Future<Output = Result<Told<Changed>>> + Send;
+    ) -> impl Future<Output = Result<Attempt<Changed>>> + Send;
 
     /// Stores settings, or forgets them, if those stored are of revision `expected` (empty: none). Says whether it
     /// did.
@@ -358,10 +358,10 @@ pub trait BreakerStore: std::fmt::Debug + Send + Sync + 'static {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         after: Option<&Position>,
         limit: usize,
-    ) -> impl Future<Output = Result<Told<Followed>>> + Send;
+    ) -> impl Future<Output = Result<Attempt<Followed>>> + Send;
 
     /// Looks at many breakers at once; one that cannot be read is none.
     fn glance(

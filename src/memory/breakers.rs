@@ -14,8 +14,8 @@ use crate::{
     breakers::{
         BreakerSettings, BreakerStore, History, Log, ModelKey, Position, View,
         store::{
-            Batch, Change, Changed, Followed, Glance, LeaseRequest, Leased, Listed, Recorded, Settled,
-            Settlement, Terms, Told,
+            Attempt, Batch, Change, Changed, Followed, Glance, InForce, LeaseRequest, Leased, Listed,
+            Recorded, Settled, Settlement,
         },
     },
     call::{Call, Source},
@@ -25,17 +25,17 @@ use crate::{
 
 mod entry;
 mod incarnation;
+mod index;
 mod instances;
 mod leases;
-mod stand_in;
-mod stock;
+mod outage;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod window;
 
 use entry::Entry;
-use stock::Stock;
+use index::EntryIndex;
 use window::At;
 
 /// Keeps breakers in this process's memory and nowhere else, at most so many. Where one more would be too many, the one
@@ -45,7 +45,7 @@ pub struct MemoryBreakers<C> {
     clock: C,
     instance: Arc<str>,
     max_breakers: usize,
-    stock: Mutex<Stock>,
+    index: Mutex<EntryIndex>,
 }
 
 impl<C> fmt::Debug for MemoryBreakers<C> {
@@ -57,7 +57,7 @@ impl<C> fmt::Debug for MemoryBreakers<C> {
 impl<C: Clock> MemoryBreakers<C> {
     /// An empty store of at most so many breakers.
     pub fn new(clock: C, max_breakers: usize) -> Self {
-        Self { clock, instance: "".into(), max_breakers, stock: Mutex::new(Stock::new(max_breakers)) }
+        Self { clock, instance: "".into(), max_breakers, index: Mutex::new(EntryIndex::new(max_breakers)) }
     }
 
     /// The same, with the instance that the log names as the one that made a change.
@@ -68,7 +68,7 @@ impl<C: Clock> MemoryBreakers<C> {
 
     /// How many breakers there are. Ones that expired count until the next call of any other method.
     pub fn len(&self) -> usize {
-        lock(&self.stock).len()
+        lock(&self.index).len()
     }
 
     /// Whether there is no breaker.
@@ -77,17 +77,17 @@ impl<C: Clock> MemoryBreakers<C> {
     }
 
     /// Carries out one short step on what has not expired.
-    fn step<T>(&self, call: &Call, step: impl FnOnce(&mut Stock, Timestamp) -> Result<T>) -> Result<T> {
+    fn step<T>(&self, call: &Call, step: impl FnOnce(&mut EntryIndex, Timestamp) -> Result<T>) -> Result<T> {
         if call.require_shared {
             return Err(Error::NeedsShared("this call"));
         }
         let began = Instant::now();
         let result = {
-            let mut stock = lock(&self.stock);
+            let mut index = lock(&self.index);
             // Read under the lock: a time read before another step's would look like a clock that went back.
             let now = self.clock.now();
-            stock.reclaim(now);
-            step(&mut stock, now)
+            index.reclaim(now);
+            step(&mut index, now)
         };
         // Which operation it was, the span around it tells.
         let duration_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -98,20 +98,20 @@ impl<C: Clock> MemoryBreakers<C> {
         result
     }
 
-    /// Carries out one mechanism on one breaker, if the terms are those in force.
+    /// Carries out one mechanism on one breaker, if the caller's settings are in force.
     fn tell<T>(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         mechanism: impl FnOnce(&mut Entry, At) -> T,
-    ) -> Result<Told<T>> {
-        self.step(call, |stock, now| {
-            stock.with(key, now, |entry| {
-                if !entry.goes_by(terms) {
-                    return Told::Outdated(entry.settings().cloned());
+    ) -> Result<Attempt<T>> {
+        self.step(call, |index, now| {
+            index.with(key, now, |entry| {
+                if !entry.goes_by(in_force) {
+                    return Attempt::Outdated(entry.settings().cloned());
                 }
-                Told::Done(mechanism(entry, At { now, window: terms.settings.window() }))
+                Attempt::Done(mechanism(entry, At { now, window: in_force.settings.window() }))
             })
         })
     }
@@ -130,10 +130,10 @@ impl<C: Clock> BreakerStore for MemoryBreakers<C> {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         with_history: bool,
-    ) -> Result<Told<(View, History)>> {
-        self.tell(call, key, terms, |entry, at| {
+    ) -> Result<Attempt<(View, History)>> {
+        self.tell(call, key, in_force, |entry, at| {
             let history = if with_history { entry.history() } else { History::default() };
             (entry.view(at), history)
         })
@@ -143,22 +143,22 @@ impl<C: Clock> BreakerStore for MemoryBreakers<C> {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         batch: &Batch,
-    ) -> Result<Told<Recorded>> {
-        self.tell(call, key, terms, |entry, at| entry.record(batch, at, || self.epoch()))
+    ) -> Result<Attempt<Recorded>> {
+        self.tell(call, key, in_force, |entry, at| entry.record(batch, at, || self.epoch()))
     }
 
     async fn lease(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         request: LeaseRequest<'_>,
         (id, length): (&str, Duration),
-    ) -> Result<Told<Leased>> {
-        self.tell(call, key, terms, |entry, at| {
-            entry.lease(request, (id, at.now.plus(length)), &terms.settings, at)
+    ) -> Result<Attempt<Leased>> {
+        self.tell(call, key, in_force, |entry, at| {
+            entry.lease(request, (id, at.now.plus(length)), &in_force.settings, at)
         })
     }
 
@@ -166,20 +166,22 @@ impl<C: Clock> BreakerStore for MemoryBreakers<C> {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         settlement: &Settlement,
-    ) -> Result<Told<Settled>> {
-        self.tell(call, key, terms, |entry, at| entry.settle(settlement, &terms.settings, at))
+    ) -> Result<Attempt<Settled>> {
+        self.tell(call, key, in_force, |entry, at| entry.settle(settlement, &in_force.settings, at))
     }
 
     async fn transition(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         change: &Change,
-    ) -> Result<Told<Changed>> {
-        self.tell(call, key, terms, |entry, at| entry.transition(change, &self.instance, at, || self.epoch()))
+    ) -> Result<Attempt<Changed>> {
+        self.tell(call, key, in_force, |entry, at| {
+            entry.transition(change, &self.instance, at, || self.epoch())
+        })
     }
 
     async fn configure(
@@ -189,20 +191,20 @@ impl<C: Clock> BreakerStore for MemoryBreakers<C> {
         expected: &str,
         settings: Option<&BreakerSettings>,
     ) -> Result<bool> {
-        self.step(call, |stock, now| {
-            stock.with(key, now, |entry| entry.configure(expected, settings, || fresh_id(&self.clock)))
+        self.step(call, |index, now| {
+            index.with(key, now, |entry| entry.configure(expected, settings, || fresh_id(&self.clock)))
         })
     }
 
     async fn remove(&self, call: &Call, key: &ModelKey) -> Result<()> {
-        self.step(call, |stock, _| {
-            stock.remove(key);
+        self.step(call, |index, _| {
+            index.remove(key);
             Ok(())
         })
     }
 
     async fn list(&self, call: &Call) -> Result<Vec<Listed>> {
-        let mut listed = self.step(call, |stock, _| Ok(stock.list()))?;
+        let mut listed = self.step(call, |index, _| Ok(index.list()))?;
         listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(listed)
     }
@@ -216,28 +218,28 @@ impl<C: Clock> BreakerStore for MemoryBreakers<C> {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         after: Option<&Position>,
         limit: usize,
-    ) -> Result<Told<Followed>> {
-        self.tell(call, key, terms, |entry, at| entry.follow(after, limit, at))
+    ) -> Result<Attempt<Followed>> {
+        self.tell(call, key, in_force, |entry, at| entry.follow(after, limit, at))
     }
 
     async fn glance(&self, call: &Call, keys: &[ModelKey]) -> Result<Vec<Option<Glance>>> {
-        let glance = |stock: &Stock, key| Some(stock.find(key).map(Entry::glance).unwrap_or_default());
-        self.step(call, |stock, _| Ok(keys.iter().map(|key| glance(stock, key)).collect()))
+        let glance = |index: &EntryIndex, key| Some(index.find(key).map(Entry::glance).unwrap_or_default());
+        self.step(call, |index, _| Ok(keys.iter().map(|key| glance(index, key)).collect()))
     }
 
     async fn list_changed(&self, call: &Call, within: Duration) -> Result<Vec<ModelKey>> {
-        let listed = self.step(call, |stock, now| Ok((stock.list(), now)));
+        let listed = self.step(call, |index, now| Ok((index.list(), now)));
         let (listed, now) = listed?;
         let is_wanted = |listed: &Listed| listed.changed.plus(within) >= now;
         Ok(listed.into_iter().filter(is_wanted).map(|listed| listed.key).collect())
     }
 
     async fn log(&self, call: &Call, key: &ModelKey, after: i64, limit: usize) -> Result<Log> {
-        self.step(call, |stock, _| {
-            Ok(stock.find(key).map(|entry| entry.log(after, limit)).unwrap_or_default())
+        self.step(call, |index, _| {
+            Ok(index.find(key).map(|entry| entry.log(after, limit)).unwrap_or_default())
         })
     }
 }

@@ -1,8 +1,6 @@
 //! Breakers on a shared store, with breakers of this process for its outages: the same policy, under epochs of its own.
 //!
-//! What speaks for the whole fleet (settings, orders) is refused in an outage. Memory goes on from how this instance saw the
-//! breakers last ([`super::Handover`]). Permits and counts of memory end with the outage; those of the shared store do not
-//! count in memory.
+//! [`handover`] says what memory adopts when an outage begins, what goes on in memory, and what is offered back.
 
 use std::{
     future::Future,
@@ -30,6 +28,10 @@ use crate::{
     clock::{Clock, Timestamp},
     error::{Error, Result},
 };
+
+mod handover;
+
+pub use handover::Handover;
 
 /// Breakers of a shared store, or of memory while it is unreachable.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use crate::{
     breakers::{
         BreakerSettings, BreakerStore, ExpiredPermit, ModelKey, Window,
         store::{
-            Batch, Begins, Change, Changed, Followed, Glance, INSTANCE_KEPT, LOG_KEPT, LeaseRequest,
-            LeaseResult, Leased, Listed, ORDERS_KEPT, Recorded, SETTLED_KEPT, STATE_KEPT, Settled,
-            Settlement, Terms, Told, Wish,
+            Attempt, Batch, Begins, Change, Changed, Followed, Glance, INSTANCE_KEPT, InForce, LOG_KEPT,
+            LeaseRequest, LeaseResult, Leased, Listed, ORDERS_KEPT, Recorded, RequestedPause, SETTLED_KEPT,
+            STATE_KEPT, Settled, Settlement,
         },
     },
     breakers::{History, Log, Position, View},
@@ -32,9 +32,9 @@ pub struct RedisBreakers {
 const UNLIST_AFTER: Duration = Duration::from_mins(1);
 
 /// What a script answered where it went by the settings in force.
-enum Heard {
+enum Answered {
     /// What follows the word and the time.
-    Told(Timestamp, Reply),
+    Attempt(Timestamp, Reply),
     /// The key is new, and the script may not create it.
     Unborn,
 }
@@ -45,18 +45,18 @@ impl RedisBreakers {
         Self { redis, instance: instance.to_owned() }
     }
 
-    /// Runs a mechanism's script. `arguments` adds what follows the terms.
+    /// Runs a mechanism's script. `arguments` adds what follows the in_force.
     async fn run(
         &self,
         call: &Call,
         operation: &'static str,
         script: &Script,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         arguments: impl Fn(&mut ScriptInvocation<'_>) + Send + Sync,
-    ) -> Result<Told<Heard>> {
+    ) -> Result<Attempt<Answered>> {
         let keys = self.redis.keys.breaker(key);
-        let (kind, size) = match terms.settings.window() {
+        let (kind, size) = match in_force.settings.window() {
             None => ("none", 0),
             Some(Window::Count(size)) => ("count", size),
             Some(Window::Time(seconds)) => ("time", seconds),
@@ -64,7 +64,7 @@ impl RedisBreakers {
         let told = self
             .redis
             .run_script(call, operation, script, &keys, |script| {
-                script.arg(&*terms.revision).arg(kind).arg(size).arg(terms.settings.min_reporters);
+                script.arg(&*in_force.revision).arg(kind).arg(size).arg(in_force.settings.min_reporters);
                 script.arg(millis(STATE_KEPT));
                 arguments(script);
             })
@@ -74,9 +74,9 @@ impl RedisBreakers {
             Err(error) => return Err(self.redis.name_wrong_key(call, key, error).await),
         };
         match word.as_str() {
-            "OK" => Ok(Told::Done(Heard::Told(now, reply))),
-            "UNBORN" => Ok(Told::Done(Heard::Unborn)),
-            "OUTDATED" => told::stored_settings(&mut reply.list()?).map(Told::Outdated),
+            "OK" => Ok(Attempt::Done(Answered::Attempt(now, reply))),
+            "UNBORN" => Ok(Attempt::Done(Answered::Unborn)),
+            "OUTDATED" => told::stored_settings(&mut reply.list()?).map(Attempt::Outdated),
             "CORRUPT" => Err(Error::Corrupt { key: reply.text()?, seq: 0 }),
             other => Err(Error::Internal(format!("a script answered {other:?}").into())),
         }
@@ -86,12 +86,12 @@ impl RedisBreakers {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         batch: &Batch,
         creates: bool,
-    ) -> Result<Told<Heard>> {
+    ) -> Result<Attempt<Answered>> {
         let epoch = if creates { fresh_id(&self.redis.clock) } else { String::new() };
-        self.run(call, "record", &scripts::BREAKER_RECORD, key, terms, |script| {
+        self.run(call, "record", &scripts::BREAKER_RECORD, key, in_force, |script| {
             script.arg(&*batch.instance).arg(batch.number).arg(u8::from(creates)).arg(&epoch);
             script.arg(millis(INSTANCE_KEPT));
             for group in &batch.groups {
@@ -99,17 +99,17 @@ impl RedisBreakers {
                     Some(position) => script.arg(&position.epoch).arg(position.generation),
                     None => script.arg("").arg(-1),
                 };
-                script.arg(&group.marks);
-                add_wish(script, group.wish);
+                script.arg(&group.results);
+                add_pause(script, group.pause);
             }
         })
         .await
     }
 }
 
-fn add_wish(script: &mut ScriptInvocation<'_>, wish: Option<Wish>) {
-    match wish {
-        Some(wish) => script.arg(millis(wish.length)).arg(wish.outcome.as_str()),
+fn add_pause(script: &mut ScriptInvocation<'_>, pause: Option<RequestedPause>) {
+    match pause {
+        Some(pause) => script.arg(millis(pause.length)).arg(pause.outcome.as_str()),
         None => script.arg(0).arg(""),
     };
 }
@@ -119,17 +119,17 @@ fn optional_millis(length: Option<Duration>) -> i64 {
     length.map_or(-1, |length| i64::try_from(length.as_millis()).unwrap_or(i64::MAX))
 }
 
-impl Told<Heard> {
+impl Attempt<Answered> {
     /// Reads an answer: how the breaker stands, and what a mechanism's script tells beside.
-    fn read<T>(self, read: impl FnOnce(View, Reply) -> Result<T>) -> Result<Told<T>> {
+    fn read<T>(self, read: impl FnOnce(View, Reply) -> Result<T>) -> Result<Attempt<T>> {
         match self {
-            Self::Done(Heard::Told(now, mut reply)) => {
-                read(told::view(now, &mut reply)?, reply).map(Told::Done)
+            Self::Done(Answered::Attempt(now, mut reply)) => {
+                read(told::view(now, &mut reply)?, reply).map(Attempt::Done)
             }
-            Self::Done(Heard::Unborn) => {
+            Self::Done(Answered::Unborn) => {
                 Err(Error::Internal("a breaker was not created where it may be".into()))
             }
-            Self::Outdated(settings) => Ok(Told::Outdated(settings)),
+            Self::Outdated(settings) => Ok(Attempt::Outdated(settings)),
         }
     }
 }
@@ -143,15 +143,15 @@ impl BreakerStore for RedisBreakers {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         with_history: bool,
-    ) -> Result<Told<(View, History)>> {
-        let heard = self
-            .run(call, "load", &scripts::BREAKER_LOAD, key, terms, |script| {
+    ) -> Result<Attempt<(View, History)>> {
+        let answered = self
+            .run(call, "load", &scripts::BREAKER_LOAD, key, in_force, |script| {
                 script.arg(u8::from(with_history));
             })
             .await?;
-        heard.read(|view, mut reply| {
+        answered.read(|view, mut reply| {
             let history = if with_history { told::history(&view, &mut reply)? } else { History::default() };
             Ok((view, history))
         })
@@ -161,17 +161,17 @@ impl BreakerStore for RedisBreakers {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         batch: &Batch,
-    ) -> Result<Told<Recorded>> {
-        let heard = match self.record_as(call, key, terms, batch, false).await? {
-            Told::Done(Heard::Unborn) => {
+    ) -> Result<Attempt<Recorded>> {
+        let answered = match self.record_as(call, key, in_force, batch, false).await? {
+            Attempt::Done(Answered::Unborn) => {
                 self.list_before(call, key).await?;
-                self.record_as(call, key, terms, batch, true).await?
+                self.record_as(call, key, in_force, batch, true).await?
             }
-            heard @ (Told::Done(Heard::Told(..)) | Told::Outdated(_)) => heard,
+            answered @ (Attempt::Done(Answered::Attempt(..)) | Attempt::Outdated(_)) => answered,
         };
-        heard.read(|view, mut reply| {
+        answered.read(|view, mut reply| {
             let mut groups = reply.list()?;
             let count = groups.len();
             let groups = std::iter::repeat_with(|| told::disposition(&groups.text()?))
@@ -185,24 +185,24 @@ impl BreakerStore for RedisBreakers {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         request: LeaseRequest<'_>,
         (id, length): (&str, Duration),
-    ) -> Result<Told<Leased>> {
+    ) -> Result<Attempt<Leased>> {
         let (what, permitted) = match request {
             LeaseRequest::Grant => ("GRANT", None),
             LeaseRequest::Find => ("FIND", None),
             LeaseRequest::Renew(position) => ("RENEW", Some(position)),
         };
-        let heard = self
-            .run(call, "lease", &scripts::BREAKER_LEASE, key, terms, |script| {
-                script.arg(counts_expired(&terms.settings)).arg(what).arg(id).arg(millis(length));
-                script.arg(terms.settings.half_open_permits);
+        let answered = self
+            .run(call, "lease", &scripts::BREAKER_LEASE, key, in_force, |script| {
+                script.arg(counts_expired(&in_force.settings)).arg(what).arg(id).arg(millis(length));
+                script.arg(in_force.settings.half_open_permits);
                 script.arg(permitted.map_or("", |position| position.epoch.as_str()));
                 script.arg(permitted.map_or(0, |position| position.generation));
             })
             .await?;
-        heard.read(|view, mut reply| {
+        answered.read(|view, mut reply| {
             let word = reply.text()?;
             let result = match word.as_str() {
                 "LIVE" => LeaseResult::Live(reply.time()?),
@@ -220,32 +220,32 @@ impl BreakerStore for RedisBreakers {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         settlement: &Settlement,
-    ) -> Result<Told<Settled>> {
-        let heard = self
-            .run(call, "settle", &scripts::BREAKER_SETTLE, key, terms, |script| {
-                script.arg(counts_expired(&terms.settings));
+    ) -> Result<Attempt<Settled>> {
+        let answered = self
+            .run(call, "settle", &scripts::BREAKER_SETTLE, key, in_force, |script| {
+                script.arg(counts_expired(&in_force.settings));
                 script.arg(&settlement.position.epoch).arg(settlement.position.generation);
-                script.arg(&settlement.lease).arg(&[settlement.mark.as_byte()][..]);
-                add_wish(script, settlement.wish);
+                script.arg(&settlement.lease).arg(&[settlement.result.as_byte()][..]);
+                add_pause(script, settlement.pause);
                 script.arg(SETTLED_KEPT);
             })
             .await?;
-        heard.read(|view, mut reply| Ok(Settled { view, disposition: told::disposition(&reply.text()?)? }))
+        answered.read(|view, mut reply| Ok(Settled { view, disposition: told::disposition(&reply.text()?)? }))
     }
 
     async fn transition(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         change: &Change,
-    ) -> Result<Told<Changed>> {
+    ) -> Result<Attempt<Changed>> {
         self.list_before(call, key).await?;
         let epoch = fresh_id(&self.redis.clock);
-        let heard = self
-            .run(call, "transition", &scripts::BREAKER_TRANSITION, key, terms, |script| {
+        let answered = self
+            .run(call, "transition", &scripts::BREAKER_TRANSITION, key, in_force, |script| {
                 script.arg(&change.expected.epoch).arg(change.expected.generation).arg(&epoch);
                 script.arg(change.from.as_str()).arg(change.to.as_str());
                 script.arg(change.mode.as_str()).arg(change.reason.as_str());
@@ -258,7 +258,7 @@ impl BreakerStore for RedisBreakers {
                 script.arg(u8::from(change.begins == Begins::Epoch)).arg(LOG_KEPT).arg(ORDERS_KEPT);
             })
             .await?;
-        heard.read(|view, mut reply| Ok(Changed { won: reply.flag()?, view }))
+        answered.read(|view, mut reply| Ok(Changed { won: reply.flag()?, view }))
     }
 
     async fn configure(
@@ -309,17 +309,17 @@ impl BreakerStore for RedisBreakers {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         after: Option<&Position>,
         limit: usize,
-    ) -> Result<Told<Followed>> {
-        let heard = self
-            .run(call, "follow", &scripts::BREAKER_FOLLOW, key, terms, |script| {
+    ) -> Result<Attempt<Followed>> {
+        let answered = self
+            .run(call, "follow", &scripts::BREAKER_FOLLOW, key, in_force, |script| {
                 script.arg(after.map_or("", |after| after.epoch.as_str()));
                 script.arg(after.map_or(0, |after| after.generation)).arg(limit);
             })
             .await?;
-        heard.read(|view, mut reply| {
+        answered.read(|view, mut reply| {
             let mut newest = told::transitions(&view.snapshot.position.epoch, &mut reply.list()?)?;
             newest.reverse();
             let expires_in = u64::try_from(reply.int()?).ok().map(Duration::from_millis);

@@ -141,10 +141,7 @@ impl Engines {
     }
 
     /// What takes breakers from one to the other as an outage begins and ends.
-    fn handover(
-        &self,
-        reachability: &Arc<Reachability>,
-    ) -> Arc<Handover<RedisBreakers, MemoryBreakers<RedisClock>>> {
+    fn handover(&self, reachability: &Arc<Reachability>) -> Arc<Handover<RedisBreakers, RedisClock>> {
         let Self { shared, local } = self;
         Arc::new(Handover::new(shared.clone(), local.clone(), Arc::clone(reachability)))
     }
@@ -230,10 +227,10 @@ fn listen<S: BreakerStore>(
     let notifications = Notifications::new(&settings.redis, instance, doorbell, Arc::clone(&bells))?;
     let on_ring = move |ring| match ring {
         Ring::Thread(id) => bells.ring(&id),
-        Ring::Breaker(key) => breakers.ring(&key),
+        Ring::Breaker(key) => breakers.wake(&key),
         Ring::Everything => {
             bells.ring_all();
-            breakers.ring_all();
+            breakers.wake_all();
         }
     };
     shutdown.spawn("notifications", notifications.run(shutdown.token(), on_ring));

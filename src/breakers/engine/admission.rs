@@ -1,7 +1,7 @@
-//! Whether a model may be called: decided by what is known of its breaker while that is current, else by the store, which
-//! gives the permits of a trial.
+//! Whether a model may be called. The reading of its breaker decides while that is current; else the store decides, which
+//! also gives the permits of a trial.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 
@@ -9,9 +9,10 @@ use super::Engine;
 use crate::{
     breakers::{
         BreakerStore, Lease, Mode, ModelKey, Permit, State, View,
+        keeper::Reading,
         operations::{Acquire, AcquireFirst, Acquired, AcquiredFirst, Admission, Renewed},
         policy::{self, Cause},
-        store::{LeaseRequest, LeaseResult, Leased, Terms},
+        store::{InForce, LeaseRequest, LeaseResult, Leased},
     },
     call::Call,
     error::{Error, Result},
@@ -24,21 +25,21 @@ impl<S: BreakerStore> Engine<S> {
         key: &ModelKey,
         request: LeaseRequest<'_>,
         (id, length): (&str, Option<Duration>),
-    ) -> Result<(Leased, Terms)> {
-        let lease = async |terms: Terms| {
-            let length = length.unwrap_or(terms.settings.permit_lease);
-            self.0.store.lease(call, key, &terms, request, (id, length)).await
+    ) -> Result<(Leased, InForce)> {
+        let lease = async |in_force: InForce| {
+            let length = length.unwrap_or(in_force.settings.permit_lease);
+            self.0.store.lease(call, key, &in_force, request, (id, length)).await
         };
-        let (leased, terms) = self.on_terms(key, lease).await?;
-        self.notice(key, &leased.view, &terms);
-        Ok((leased, terms))
+        let (leased, in_force) = self.with_settings(key, lease).await?;
+        self.note(key, &leased.view, &in_force);
+        Ok((leased, in_force))
     }
 
-    /// Decides by what was seen of a breaker, if that is current and is enough: the breaker is not in a trial, and
-    /// nothing is due.
+    /// Decides by the reading of a breaker, if that is current and is enough: the breaker is not in a trial, and nothing is
+    /// due.
     pub(super) fn admit_unasked(&self, key: &ModelKey) -> Option<Acquired> {
-        let seen = self.0.feed.settled(key).filter(|seen| self.is_trusted(seen.era))?;
-        let (view, settings) = (seen.present(), &seen.terms.settings);
+        let reading = self.current(key)?;
+        let (view, settings) = (reading.present(), &reading.in_force.settings);
         let cause = Cause { acquires: true, ..Cause::default() };
         let is_trial = view.snapshot.state == State::HalfOpen && view.snapshot.mode == Mode::Automatic;
         if is_trial || policy::due(&view, settings, &cause, 0.0).is_some() {
@@ -47,42 +48,47 @@ impl<S: BreakerStore> Engine<S> {
         let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
         let admission = policy::admission(&view, settings, LeaseResult::NotLeasing);
         if let Some(rejection) = admission.rejection(key, state) {
-            self.0.known.count_rejection(key, &position);
+            self.0.keepers.with(key, |keeper| keeper.count_rejection(&position));
             return Some(rejection.into());
         }
         Some(Acquired::Admitted { permit: Permit { key: key.clone(), position, lease: None }, state })
     }
 
-    /// Asks what is known, if that may be; else the store.
+    /// The reading of a breaker, if nothing says that the breaker has changed since, and notifications are to be trusted.
+    fn current(&self, key: &ModelKey) -> Option<Arc<Reading>> {
+        self.0.keepers.fresh(key).filter(|reading| self.is_trusted(reading.era))
+    }
+
+    /// Decides by the reading if the request allows that, else by the store.
     pub(super) async fn admit(&self, call: &Call, acquire: &Acquire) -> Result<Acquired> {
         if acquire.admission == Admission::Cached {
             if let Some(acquired) = self.admit_unasked(&acquire.key) {
                 return Ok(acquired);
             }
             let era = self.era();
-            if self.is_trusted(era) && self.0.feed.want(&acquire.key, era) {
-                self.start_reading();
+            if self.is_trusted(era) && self.0.keepers.want(&acquire.key, era) {
+                self.start_workers(1);
             }
         }
         self.ask(call, acquire).await
     }
 
-    /// Asks until nothing is due any more, and then decides.
+    /// Asks the store until nothing is due any more, and then decides.
     async fn ask(&self, call: &Call, acquire: &Acquire) -> Result<Acquired> {
         let key = &acquire.key;
         let id = acquire.request_id.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
         let cause = Cause { acquires: true, ..Cause::default() };
         for _ in 0..super::ATTEMPTS {
-            let (Leased { view, result }, terms) =
+            let (Leased { view, result }, in_force) =
                 self.lease(call, key, LeaseRequest::Grant, (&id, acquire.lease)).await?;
-            if let Some(change) = policy::due(&view, &terms.settings, &cause, rand::random()) {
-                self.offer(call, key, terms, &change).await?;
+            if let Some(change) = policy::due(&view, &in_force.settings, &cause, rand::random()) {
+                self.offer(call, key, in_force, &change).await?;
                 continue;
             }
             let (state, position) = (view.snapshot.state, view.snapshot.position.clone());
-            let admission = policy::admission(&view, &terms.settings, result);
+            let admission = policy::admission(&view, &in_force.settings, result);
             if let Some(rejection) = admission.rejection(key, state) {
-                self.0.known.count_rejection(key, &position);
+                self.0.keepers.with(key, |keeper| keeper.count_rejection(&position));
                 return Ok(rejection.into());
             }
             let lease = lease_of(&view, result, &id);
@@ -91,16 +97,16 @@ impl<S: BreakerStore> Engine<S> {
         Err(Error::BreakerChanged { key: key.to_string() })
     }
 
-    /// The permit that a request before this one was given in a trial, so that its retry takes no second one.
+    /// The permit that the same request was given in a trial before, so that a retry takes no second permit.
     async fn find_permit(
         &self,
         call: &Call,
         keys: &[ModelKey],
         request_id: &str,
     ) -> Result<Option<(usize, Permit)>> {
-        let looks = keys.iter().map(|key| self.lease(call, key, LeaseRequest::Find, (request_id, None)));
-        for ((index, key), looked) in keys.iter().enumerate().zip(join_all(looks).await) {
-            let (Leased { view, result }, _) = looked?;
+        let leases = keys.iter().map(|key| self.lease(call, key, LeaseRequest::Find, (request_id, None)));
+        for ((index, key), leased) in keys.iter().enumerate().zip(join_all(leases).await) {
+            let (Leased { view, result }, _) = leased?;
             if let Some(lease) = lease_of(&view, result, request_id) {
                 let position = view.snapshot.position;
                 return Ok(Some((index, Permit { key: key.clone(), position, lease: Some(lease) })));
@@ -109,14 +115,13 @@ impl<S: BreakerStore> Engine<S> {
         Ok(None)
     }
 
-    /// Admits to the first of several that may be called.
+    /// Admits to the first of several models that may be called.
     pub(super) async fn admit_first(&self, call: &Call, first: &AcquireFirst) -> Result<AcquiredFirst> {
         let mut rejections = Vec::new();
-        // None of them has given a lease that is still live, where all are known not to be in a trial.
+        // Where all breakers are known not to be in a trial, none of them has given a lease that is still live.
         let is_known = |key: &ModelKey| {
-            let seen = self.0.feed.settled(key).filter(|seen| self.is_trusted(seen.era));
             first.admission == Admission::Cached
-                && seen.is_some_and(|seen| seen.view.snapshot.state != State::HalfOpen)
+                && self.current(key).is_some_and(|reading| reading.view.snapshot.state != State::HalfOpen)
         };
         let may_retry = first.keys.len() > 1 && !first.keys.iter().all(is_known);
         if let Some(request_id) = first.request_id.as_deref().filter(|_| may_retry) {
@@ -167,7 +172,7 @@ impl<S: BreakerStore> Engine<S> {
     }
 }
 
-/// The lease that a live one is.
+/// The lease, if it is live.
 fn lease_of(view: &View, result: LeaseResult, id: &str) -> Option<Lease> {
     match result {
         LeaseResult::Live(until) => {

@@ -6,7 +6,7 @@ use crate::{
         BreakerStore, ModelKey,
         operations::{Breaker, Configure, Inspected, Order, TransitionsPage, TransitionsQuery},
         policy,
-        store::Terms,
+        store::InForce,
     },
     call::Call,
     error::{Error, Result},
@@ -20,15 +20,15 @@ impl<S: BreakerStore> Engine<S> {
         configure: &Configure,
     ) -> Result<Inspected> {
         for _ in 0..super::ATTEMPTS {
-            let (_, terms) = self.load(call, key).await?;
+            let (_, in_force) = self.load(call, key).await?;
             let settings = match configure {
-                Configure::Set(revise) => Some(revise(&terms.settings).map_err(Error::Invalid)?),
+                Configure::Set(revise) => Some(revise(&in_force.settings).map_err(Error::Invalid)?),
                 Configure::Reset => None,
             };
-            if self.0.store.configure(call, key, &terms.revision, settings.as_ref()).await? {
-                let (view, terms) = self.load(call, key).await?;
-                let breaker = self.describe(key, &view, &terms);
-                return Ok(Inspected { breaker, settings: terms.settings, last_transition: None });
+            if self.0.store.configure(call, key, &in_force.revision, settings.as_ref()).await? {
+                let (view, in_force) = self.load(call, key).await?;
+                let breaker = self.describe(key, &view, &in_force);
+                return Ok(Inspected { breaker, settings: in_force.settings, last_transition: None });
             }
         }
         Err(Error::BreakerChanged { key: key.to_string() })
@@ -36,17 +36,17 @@ impl<S: BreakerStore> Engine<S> {
 
     pub(super) async fn carry_out(&self, call: &Call, key: &ModelKey, order: &Order) -> Result<Breaker> {
         for _ in 0..super::ATTEMPTS {
-            let load = async |terms: Terms| self.0.store.load(call, key, &terms, true).await;
-            let ((view, history), terms) = self.on_terms(key, load).await?;
-            self.notice(key, &view, &terms);
+            let load = async |in_force: InForce| self.0.store.load(call, key, &in_force, true).await;
+            let ((view, history), in_force) = self.with_settings(key, load).await?;
+            self.note(key, &view, &in_force);
             let is_repeated =
                 order.request_id.as_ref().is_some_and(|request| history.requests.contains(request));
             let change =
-                if is_repeated { None } else { policy::ordered(key, &view, &terms.settings, order)? };
-            let Some(change) = change else { return Ok(self.describe(key, &view, &terms)) };
-            let (won, view, terms) = self.offer(call, key, terms, &change).await?;
+                if is_repeated { None } else { policy::ordered(key, &view, &in_force.settings, order)? };
+            let Some(change) = change else { return Ok(self.describe(key, &view, &in_force)) };
+            let (won, view, in_force) = self.offer(call, key, in_force, &change).await?;
             if won {
-                return Ok(self.describe(key, &view, &terms));
+                return Ok(self.describe(key, &view, &in_force));
             }
         }
         Err(Error::BreakerChanged { key: key.to_string() })

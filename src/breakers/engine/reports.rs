@@ -1,12 +1,11 @@
-//! Reports. Those without lease travel together: while a batch of a key is under way, further ones of that key wait and
-//! go with the next. A report on an idle key starts at once, so nothing waits on a timer.
+//! Reports. Those without lease travel together: while a batch of a key is under way, further reports of that key wait for
+//! the next batch. A report on an idle key begins a batch at once, so no report waits for a timer.
 //!
-//! A batch is carried by a task of the process, never by a caller's future: a caller that goes away takes no other
-//! caller's report with it, nor its own.
+//! A task of the process records a batch, not the future of a caller: a caller that goes away loses no report, neither its
+//! own nor another caller's.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -17,66 +16,28 @@ use super::Engine;
 use crate::{
     breakers::{
         BreakerSettings, BreakerStore, Disposition, ModelKey, Position, View,
+        keeper::{Keeper, PendingReport},
+        keepers::Keepers,
         operations::{Report, Reported},
         policy::{self, Cause},
-        store::{Batch, Change, Group, Mark, Recorded, Settlement, Terms, Wish},
+        store::{Batch, Change, CountedResult, Group, InForce, Recorded, RequestedPause, Settlement},
     },
     call::Call,
     clock::Timestamp,
     error::{Error, Result},
 };
 
-/// Reports in one script call at most, so that no call holds up Redis for long.
-const BATCH: usize = 1000;
-
-/// The keys with a batch under way, and the reports that wait for the next.
-#[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<ModelKey, Vec<Waiting>>>);
-
-#[derive(Debug)]
-struct Waiting {
-    report: Report,
-    told: oneshot::Sender<Result<Reported>>,
-}
-
-impl Flights {
-    /// Adds a report; says whether a flight must be started for it.
-    fn board(&self, waiting: Waiting) -> bool {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut starts = false;
-        let key = waiting.report.key.clone();
-        let queue = flights.entry(key).or_insert_with(|| {
-            starts = true;
-            Vec::new()
-        });
-        queue.push(waiting);
-        starts
-    }
-
-    /// Takes the reports that wait; none ends the flight.
-    fn next(&self, key: &ModelKey) -> Option<Vec<Waiting>> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = flights.get_mut(key)?;
-        if queue.is_empty() {
-            flights.remove(key);
-            return None;
-        }
-        let rest = queue.split_off(queue.len().min(BATCH));
-        Some(std::mem::replace(queue, rest))
-    }
-}
-
-/// A flight under way. Should its task die, its key is free again, and those who wait are told.
-struct Flight<'a> {
-    flights: &'a Flights,
+/// A batch under way. Should its task panic, further reports of the key begin another batch, and those who wait are told.
+struct BatchGuard<'a> {
+    keepers: &'a Keepers,
     key: &'a ModelKey,
-    has_landed: bool,
+    has_ended: bool,
 }
 
-impl Drop for Flight<'_> {
+impl Drop for BatchGuard<'_> {
     fn drop(&mut self) {
-        if !self.has_landed {
-            self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(self.key);
+        if !self.has_ended {
+            self.keepers.with(self.key, |keeper| keeper.reports = None);
         }
     }
 }
@@ -84,49 +45,51 @@ impl Drop for Flight<'_> {
 impl<S: BreakerStore> Engine<S> {
     /// Hands a report over and waits for what comes of it.
     pub(super) async fn enqueue(&self, report: Report) -> Result<Reported> {
-        let (told, hears) = oneshot::channel();
+        let (reply, reported) = oneshot::channel();
         let key = report.key.clone();
-        if self.0.flights.board(Waiting { report, told }) {
+        let begins = self.0.keepers.with(&key, |keeper| keeper.add_report(PendingReport { report, reply }));
+        if begins {
             let engine = self.clone();
-            self.0.shutdown.spawn("reports", async move { engine.fly(&key).await });
+            self.0.shutdown.spawn("reports", async move { engine.record_batches(&key).await });
         }
-        hears.await.map_err(|_| Error::Internal("a batch of reports was given up".into()))?
+        reported.await.map_err(|_| Error::Internal("a batch of reports was given up".into()))?
     }
 
-    async fn fly(&self, key: &ModelKey) {
-        let mut flight = Flight { flights: &self.0.flights, key, has_landed: false };
-        while let Some(waiting) = self.0.flights.next(key) {
+    /// Records one batch after the other until no report waits.
+    async fn record_batches(&self, key: &ModelKey) {
+        let mut guard = BatchGuard { keepers: &self.0.keepers, key, has_ended: false };
+        while let Some(pending) = self.0.keepers.with(key, Keeper::next_batch) {
             let (reports, callers): (Vec<_>, Vec<_>) =
-                waiting.into_iter().map(|waiting| (waiting.report, waiting.told)).unzip();
+                pending.into_iter().map(|pending| (pending.report, pending.reply)).unzip();
+            // Callers may have gone away.
             match self.record(key, &reports).await {
                 Ok(reported) => {
-                    for (told, reported) in callers.into_iter().zip(reported) {
-                        // Whoever does not wait any more is not told.
-                        let _ = told.send(Ok(reported));
+                    for (reply, reported) in callers.into_iter().zip(reported) {
+                        let _ = reply.send(Ok(reported));
                     }
                 }
                 Err(error) => {
-                    for told in callers {
-                        let _ = told.send(Err(share(&error)));
+                    for reply in callers {
+                        let _ = reply.send(Err(share(&error)));
                     }
                 }
             }
         }
-        flight.has_landed = true;
+        guard.has_ended = true;
     }
 
-    /// Records reports, brings about what they lead to, and says what each one did.
+    /// Records reports, makes the changes that they lead to, and says what each report did.
     async fn record(&self, key: &ModelKey, reports: &[Report]) -> Result<Vec<Reported>> {
-        // No caller's deadline counts for the others.
+        // The deadline of one caller must not end the batch of the others.
         let call = Call::default();
-        let (Recorded { view, groups, longest_run }, terms) = self.count(&call, key, reports).await?;
-        let sizes = group_sizes(reports);
+        let (Recorded { view, groups, longest_run }, in_force) = self.count(&call, key, reports).await?;
+        let sizes = neighbours(reports).map(<[Report]>::len);
         let dispositions: Vec<_> =
             groups.into_iter().zip(sizes).flat_map(|(did, size)| std::iter::repeat_n(did, size)).collect();
         let cause = cause_of(reports.iter().zip(&dispositions), longest_run);
         let asked: Vec<_> = reports.iter().zip(&dispositions).filter_map(|it| asked(it, &view)).collect();
-        let (view, terms) = self.conclude(&call, key, (view, terms), cause, &asked).await;
-        let breaker = self.describe(key, &view, &terms);
+        let (view, in_force) = self.conclude(&call, key, (view, in_force), cause, &asked).await;
+        let breaker = self.describe(key, &view, &in_force);
         let tell = |(report, did): (&Report, Disposition)| {
             let is_neutral = did == Disposition::Applied && report.outcome.is_neutral();
             let disposition = if is_neutral { Disposition::Neutral } else { did };
@@ -135,26 +98,26 @@ impl<S: BreakerStore> Engine<S> {
         Ok(reports.iter().zip(dispositions).map(tell).collect())
     }
 
-    /// Has the store count reports. Where an override has ended, the change that says so comes first.
-    async fn count(&self, call: &Call, key: &ModelKey, reports: &[Report]) -> Result<(Recorded, Terms)> {
+    /// Has the store count reports. Where an override has ended, the change that ends it is made first.
+    async fn count(&self, call: &Call, key: &ModelKey, reports: &[Report]) -> Result<(Recorded, InForce)> {
         for _ in 0..super::ATTEMPTS {
             let number = self.0.batches.fetch_add(1, Ordering::Relaxed) + 1;
-            let record = async |terms: Terms| {
-                let groups = group(reports, &terms.settings);
+            let record = async |in_force: InForce| {
+                let groups = group(reports, &in_force.settings);
                 let batch = Batch { instance: Arc::clone(&self.0.instance), number, groups };
-                self.0.store.record(call, key, &terms, &batch).await
+                self.0.store.record(call, key, &in_force, &batch).await
             };
-            let (recorded, terms) = self.on_terms(key, record).await?;
-            self.notice(key, &recorded.view, &terms);
+            let (recorded, in_force) = self.with_settings(key, record).await?;
+            self.note(key, &recorded.view, &in_force);
             if !recorded.groups.is_empty() {
-                return Ok((recorded, terms));
+                return Ok((recorded, in_force));
             }
-            self.bring_up_to_date(call, key, (recorded.view, terms), Cause::default()).await?;
+            self.bring_up_to_date(call, key, (recorded.view, in_force), Cause::default()).await?;
         }
         Err(Error::BreakerChanged { key: key.to_string() })
     }
 
-    /// Ends a trial permit's lease with the outcome of its call, in a task of the process as well.
+    /// Ends the lease of a trial permit with the outcome of its call, in a task of the process as well.
     pub(super) async fn settle_lease(&self, report: Report, lease: String) -> Result<Reported> {
         let engine = self.clone();
         let settling = async move { engine.settle(&Call::default(), &report, &lease).await };
@@ -164,40 +127,40 @@ impl<S: BreakerStore> Engine<S> {
 
     async fn settle(&self, call: &Call, report: &Report, lease: &str) -> Result<Reported> {
         let key = &report.key;
-        let settle = async |terms: Terms| {
+        let settle = async |in_force: InForce| {
             let settlement = Settlement {
                 position: position_of(report).unwrap_or_default(),
                 lease: lease.to_owned(),
-                mark: mark(report, &terms.settings),
-                wish: wish(report, &terms.settings),
+                result: result(report, &in_force.settings),
+                pause: pause(report, &in_force.settings),
             };
-            self.0.store.settle(call, key, &terms, &settlement).await
+            self.0.store.settle(call, key, &in_force, &settlement).await
         };
-        let (settled, terms) = self.on_terms(key, settle).await?;
-        self.notice(key, &settled.view, &terms);
+        let (settled, in_force) = self.with_settings(key, settle).await?;
+        self.note(key, &settled.view, &in_force);
         let cause = cause_of([(report, &settled.disposition)], 0);
         let asked: Vec<_> = asked((report, &settled.disposition), &settled.view).into_iter().collect();
-        let (view, terms) = self.conclude(call, key, (settled.view, terms), cause, &asked).await;
-        Ok(Reported { disposition: settled.disposition, breaker: self.describe(key, &view, &terms) })
+        let (view, in_force) = self.conclude(call, key, (settled.view, in_force), cause, &asked).await;
+        Ok(Reported { disposition: settled.disposition, breaker: self.describe(key, &view, &in_force) })
     }
 
-    /// Offers the changes that reports lead to. The reports are stored: should an offer fail, they must not be sent
-    /// again for that, and the next call on any instance makes it.
+    /// Offers the changes that reports lead to. The reports are stored already: if an offer fails, they must not be sent
+    /// again, and the next call on any instance makes the change.
     async fn conclude(
         &self,
         call: &Call,
         key: &ModelKey,
-        stands: (View, Terms),
+        stands: (View, InForce),
         cause: Cause,
         asked: &[Asked<'_>],
-    ) -> (View, Terms) {
+    ) -> (View, InForce) {
         let concluded = async {
-            let (mut view, mut terms) = self.bring_up_to_date(call, key, stands.clone(), cause).await?;
+            let (mut view, mut in_force) = self.bring_up_to_date(call, key, stands.clone(), cause).await?;
             for _ in 0..super::ATTEMPTS {
-                let Some(change) = extension(&view, &terms, asked) else { break };
-                (_, view, terms) = self.offer(call, key, terms, &change).await?;
+                let Some(change) = extension(&view, &in_force, asked) else { break };
+                (_, view, in_force) = self.offer(call, key, in_force, &change).await?;
             }
-            Ok::<_, Error>((view, terms))
+            Ok::<_, Error>((view, in_force))
         };
         match concluded.await {
             Ok(concluded) => concluded,
@@ -213,14 +176,14 @@ impl<S: BreakerStore> Engine<S> {
 #[derive(Debug)]
 struct Asked<'a> {
     report: &'a Report,
-    /// Where the call was permitted, or the breaker stood when the report was counted.
+    /// Where the call was permitted, or where the breaker stood when the report was counted.
     position: Position,
-    /// When the store heard of it.
+    /// When the store received the report.
     at: Timestamp,
 }
 
-/// What a report asks for that was counted or came too late. One that was counted may have been so just after
-/// somebody else saw what opens the breaker: that change knows nothing of its wish.
+/// The pause that a report asks for, if the report was counted or came too late. Somebody else may have opened the breaker
+/// just before the report was counted: that change knows nothing of this pause.
 fn asked<'a>((report, did): (&'a Report, &Disposition), view: &View) -> Option<Asked<'a>> {
     let position = match did {
         Disposition::Applied => Some(view.snapshot.position.clone()),
@@ -231,13 +194,13 @@ fn asked<'a>((report, did): (&'a Report, &Disposition), view: &View) -> Option<A
     Some(Asked { report, position: position?, at: view.now })
 }
 
-/// The change that the longest wish of the reports which led to an OPEN brings about.
-fn extension(view: &View, terms: &Terms, asked: &[Asked<'_>]) -> Option<Change> {
+/// The change that moves the end of OPEN, for the longest pause that the reports which led to it ask for.
+fn extension(view: &View, in_force: &InForce, asked: &[Asked<'_>]) -> Option<Change> {
     let changes = asked.iter().filter_map(|Asked { report, position, at }| {
-        let Wish { length, outcome } = wish(report, &terms.settings)?;
-        let wish = Wish { length: length.saturating_sub(view.now.since(*at)), outcome };
-        let change = policy::extension(view, &terms.settings, position, &wish, &report.detail)?;
-        Some((wish.length, change))
+        let RequestedPause { length, outcome } = pause(report, &in_force.settings)?;
+        let pause = RequestedPause { length: length.saturating_sub(view.now.since(*at)), outcome };
+        let change = policy::extension(view, &in_force.settings, position, &pause, &report.detail)?;
+        Some((pause.length, change))
     });
     changes.max_by_key(|(length, _)| *length).map(|(_, change)| change)
 }
@@ -246,33 +209,32 @@ fn position_of(report: &Report) -> Option<Position> {
     report.permit.as_ref().map(|permit| permit.position.clone())
 }
 
-fn mark(report: &Report, settings: &BreakerSettings) -> Mark {
-    Mark { outcome: report.outcome, is_slow: settings.is_slow(report.duration) }
+fn result(report: &Report, settings: &BreakerSettings) -> CountedResult {
+    CountedResult { outcome: report.outcome, is_slow: settings.is_slow(report.duration) }
 }
 
-/// The pause that a report asks for, if its outcome is one that may.
-fn wish(report: &Report, settings: &BreakerSettings) -> Option<Wish> {
+/// The pause that a report asks for, if its outcome allows that.
+fn pause(report: &Report, settings: &BreakerSettings) -> Option<RequestedPause> {
     let asks = |length: &Duration| report.outcome.asks_for_pause() && *length >= Duration::from_millis(1);
     let length = report.retry_after.filter(asks)?.min(settings.max_retry_after);
-    Some(Wish { length, outcome: report.outcome })
+    Some(RequestedPause { length, outcome: report.outcome })
 }
 
-/// Puts reports in a row of the same position together.
 fn group(reports: &[Report], settings: &BreakerSettings) -> Vec<Group> {
-    let same = |a: &Report, b: &Report| position_of(a) == position_of(b);
-    let groups = reports.chunk_by(same).map(|reports| Group {
+    let groups = neighbours(reports).map(|reports| Group {
         position: reports.first().and_then(position_of),
-        marks: reports.iter().map(|report| mark(report, settings).as_byte()).collect(),
-        wish: reports.iter().filter_map(|report| wish(report, settings)).max_by_key(|wish| wish.length),
+        results: reports.iter().map(|report| result(report, settings).as_byte()).collect(),
+        pause: reports.iter().filter_map(|report| pause(report, settings)).max_by_key(|pause| pause.length),
     });
     groups.collect()
 }
 
-fn group_sizes(reports: &[Report]) -> impl Iterator<Item = usize> {
-    reports.chunk_by(|a, b| position_of(a) == position_of(b)).map(<[Report]>::len)
+/// Neighbouring reports of the same position.
+fn neighbours(reports: &[Report]) -> impl Iterator<Item = &[Report]> {
+    reports.chunk_by(|a, b| position_of(a) == position_of(b))
 }
 
-/// What counted reports say about a change: the last one that is against the model, else the last that is for it.
+/// What counted reports say about a change: the last report against the model, else the last report for it.
 fn cause_of<'a>(reports: impl IntoIterator<Item = (&'a Report, &'a Disposition)>, longest_run: i64) -> Cause {
     let counted = reports.into_iter().filter(|(_, did)| **did == Disposition::Applied);
     let (mut last, mut against) = (None, None);

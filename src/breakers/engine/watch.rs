@@ -1,4 +1,4 @@
-//! One watch: first the breakers as they are, or what was missed of them, then their changes for ever.
+//! One watch: first each breaker as it is, or its changes since the watch before; then all changes, for ever.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -13,7 +13,8 @@ use super::Engine;
 use crate::{
     breakers::{
         BreakerStore, Log, ModelKey, Position, Transition,
-        feed::{Look, News, Seen, Watcher},
+        keeper::{News, ReadResult, Reading},
+        keepers::Watcher,
         operations::Following,
         watch::{Event, Removed, Watch},
     },
@@ -21,13 +22,13 @@ use crate::{
     error::Result,
 };
 
-/// Breakers that are looked at ahead of the one that is told next.
+/// Breakers that are read ahead of the one that is told next.
 const AHEAD: usize = 32;
-/// A breaker that was read so shortly ago is told as it was then.
+/// A breaker that was read so recently is not read again for the beginning of a watch.
 const RECENT: Duration = Duration::from_secs(1);
 /// The pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Missed changes that are told at most, as many as a log keeps.
+/// The most missed changes that are told: as many as a log keeps.
 const MOST_MISSED: usize = 1000;
 
 /// How a watch begins, or begins again.
@@ -44,21 +45,21 @@ pub struct EngineWatch<S> {
     engine: Engine<S>,
     watch: Watch,
     watcher: Arc<Watcher>,
-    /// Up to where each breaker was told. One that is not here is as one never seen.
+    /// The position up to which each breaker was told. A breaker without entry counts as never seen.
     told: HashMap<ModelKey, Arc<Position>>,
     manner: Manner,
-    /// Breakers that are still to be told as they are; none: it is not known yet which.
+    /// Breakers that the watch has yet to begin with; none: the list is not read yet.
     first: Option<VecDeque<ModelKey>>,
-    /// Those that are looked at, in order.
-    looks: VecDeque<(ModelKey, Option<oneshot::Receiver<Look>>)>,
+    /// Breakers that are being read, in order.
+    reads: VecDeque<(ModelKey, Option<oneshot::Receiver<ReadResult>>)>,
     is_synced: bool,
     events: VecDeque<Event>,
 }
 
 impl<S: BreakerStore> EngineWatch<S> {
     pub(super) fn new(engine: Engine<S>, watch: Watch) -> Self {
-        // From here on rings are heard: what is read later misses nothing.
-        let watcher = engine.0.feed.watch(watch.interest.clone());
+        // From here on news is noted: what is read later misses nothing.
+        let watcher = engine.0.keepers.watch(watch.interest.clone());
         Self {
             engine,
             is_synced: watch.goes_on.is_some(),
@@ -67,7 +68,7 @@ impl<S: BreakerStore> EngineWatch<S> {
             watcher,
             told: HashMap::new(),
             first: None,
-            looks: VecDeque::new(),
+            reads: VecDeque::new(),
             events: VecDeque::new(),
         }
     }
@@ -88,14 +89,14 @@ impl<S: BreakerStore> EngineWatch<S> {
                 }
                 continue;
             }
-            self.look_ahead();
-            if let Some((_, look)) = self.looks.front_mut() {
-                let looked = match look {
-                    Some(look) => look.await.unwrap_or(Look::Failed),
-                    None => Look::Read,
+            self.read_ahead();
+            if let Some((_, read)) = self.reads.front_mut() {
+                let result = match read {
+                    Some(read) => read.await.unwrap_or(ReadResult::Failed),
+                    None => ReadResult::Done,
                 };
-                *look = None;
-                self.introduce(looked).await;
+                *read = None;
+                self.introduce(result).await;
             } else if self.is_synced {
                 let key = self.watcher.next().await;
                 self.tell(&key);
@@ -114,54 +115,54 @@ impl<S: BreakerStore> EngineWatch<S> {
             let listed = self.engine.0.store.list(&Call::default()).await?;
             keys.extend(listed.into_iter().map(|listed| listed.key).filter(|key| interest.includes(key)));
         }
-        // Of those that are no more, that is to be told.
+        // The watcher must be told of those that are gone.
         let known = self.watch.resume.keys().chain(self.told.keys());
         keys.extend(known.filter(|key| interest.includes(key)).cloned());
         Ok(keys.into_iter().collect())
     }
 
-    /// Looks at the next few breakers while the first of them is told.
-    fn look_ahead(&mut self) {
-        while self.looks.len() < AHEAD {
+    /// Reads the next few breakers while the first of them is told.
+    fn read_ahead(&mut self) {
+        while self.reads.len() < AHEAD {
             let Some(key) = self.first.as_mut().and_then(VecDeque::pop_front) else { return };
-            let look = self.look(&key);
-            self.looks.push_back((key, look));
+            let read = self.read(&key);
+            self.reads.push_back((key, read));
         }
     }
 
-    fn look(&self, key: &ModelKey) -> Option<oneshot::Receiver<Look>> {
-        // A place to go on from may be of an instance that has heard of more.
+    fn read(&self, key: &ModelKey) -> Option<oneshot::Receiver<ReadResult>> {
+        // The position to go on from may be from an instance that knew of more.
         let asks_anew = self.watch.resume.contains_key(key) || !self.engine.is_trusted(self.engine.era());
         let recent = if asks_anew { Duration::ZERO } else { RECENT };
-        let look = self.engine.0.feed.look(key, recent);
-        if look.is_some() {
-            self.engine.start_reading();
+        let read = self.engine.0.keepers.read(key, recent);
+        if read.is_some() {
+            self.engine.start_workers(1);
         }
-        look
+        read
     }
 
-    /// Tells the first of the breakers that are looked at as it is, or what was missed of it.
-    async fn introduce(&mut self, looked: Look) {
-        let Some((key, _)) = self.looks.front() else { return };
+    /// Begins with the first of the breakers that are read.
+    async fn introduce(&mut self, result: ReadResult) {
+        let Some((key, _)) = self.reads.front() else { return };
         let key = key.clone();
-        let introduced = match (looked, self.engine.0.feed.seen(&key)) {
-            (Look::Read, Some(seen)) => self.introduction(&key, seen).await,
-            // One that is damaged must not hide the others; whoever looks after it is told in the log.
-            (Look::Damaged, _) => Ok(()),
-            (Look::Read | Look::Failed, _) => {
+        let introduced = match (result, self.engine.0.keepers.with(&key, |keeper| keeper.reading.clone())) {
+            (ReadResult::Done, Some(reading)) => self.introduction(&key, reading).await,
+            // A damaged breaker must not hide the others. The log tells of it.
+            (ReadResult::Damaged, _) => Ok(()),
+            (ReadResult::Done | ReadResult::Failed, _) => {
                 sleep(PAUSE).await;
-                let again = self.look(&key);
-                if let Some((_, look)) = self.looks.front_mut() {
-                    *look = again;
+                let again = self.read(&key);
+                if let Some((_, read)) = self.reads.front_mut() {
+                    *read = again;
                 }
-                // One that fails must not hold up the others.
-                self.looks.rotate_left(1);
+                // A breaker that cannot be read must not hold up the others.
+                self.reads.rotate_left(1);
                 return;
             }
         };
         match introduced {
             Ok(()) => {
-                self.looks.pop_front();
+                self.reads.pop_front();
             }
             Err(error) => {
                 debug!(breaker = %key, %error, "could not read the log of a watched breaker yet");
@@ -170,31 +171,29 @@ impl<S: BreakerStore> EngineWatch<S> {
         }
     }
 
-    async fn introduction(&mut self, key: &ModelKey, seen: Arc<Seen>) -> Result<()> {
+    async fn introduction(&mut self, key: &ModelKey, reading: Arc<Reading>) -> Result<()> {
         let told = match self.told.get(key) {
             Some(told) => Some(Position::clone(told)),
             None => self.watch.resume.get(key).cloned(),
         };
-        let (is_gone, is_named) =
-            (*seen.position == Position::default(), self.watch.interest.keys.binary_search(key).is_ok());
+        let (is_gone, is_named) = (reading.is_gone(), self.watch.interest.keys.binary_search(key).is_ok());
         match (told, self.manner) {
-            (Some(told), _) if is_gone => self.tell_removed(key, told, seen.has_expired),
+            (Some(told), _) if is_gone => self.tell_removed(key, told, reading.has_expired),
             (None, _) if is_gone && (!is_named || self.watch.goes_on.is_some()) => {}
-            (Some(told), Manner::Snapshots) => self.catch_up(key, &told, seen).await?,
+            (Some(told), Manner::Snapshots) => self.catch_up(key, &told, reading).await?,
             (None, Manner::Snapshots) => {
-                self.events.push_back(Event::Snapshot(Box::new(self.engine.tell(key, &seen))));
-                self.stands(key, &seen.position);
+                self.events.push_back(Event::Snapshot(Box::new(self.engine.describe_reading(key, &reading))));
+                self.stands(key, &reading.position);
             }
-            (_, Manner::Resyncs(why)) => self.resync(key, &seen, why),
+            (_, Manner::Resyncs(why)) => self.resync(key, &reading, why),
         }
         Ok(())
     }
 
-    /// Tells what was missed of a breaker since `told` until it was seen, from its log; what came later is told as it is
-    /// seen.
-    async fn catch_up(&mut self, key: &ModelKey, told: &Position, seen: Arc<Seen>) -> Result<()> {
-        let here = &seen.position;
-        // A breaker that nothing had been heard of may have been made since, and is as it was.
+    /// Tells the changes of a breaker after the position `told` up to the reading, from the log.
+    async fn catch_up(&mut self, key: &ModelKey, told: &Position, reading: Arc<Reading>) -> Result<()> {
+        let here = &reading.position;
+        // A report may have created the state since, and nothing else has changed.
         let is_same = told.epoch == here.epoch || told.epoch.is_empty();
         if is_same && told.generation == here.generation {
             self.stands(key, here);
@@ -207,17 +206,17 @@ impl<S: BreakerStore> EngineWatch<S> {
                 self.events.extend(changes);
                 self.stands(key, here);
             }
-            None => self.resync(key, &seen, "what happened since is not kept, or of another epoch"),
+            None => self.resync(key, &reading, "what happened since is not kept, or of another epoch"),
         }
         Ok(())
     }
 
-    /// Tells what is new of a breaker.
+    /// Tells the news of a breaker.
     fn tell(&mut self, key: &ModelKey) {
-        match self.engine.0.feed.news(key, self.told.get(key)) {
+        match self.engine.0.keepers.news(key, self.told.get(key)) {
             News::None => {}
             News::Stands(position) => self.stands(key, &position),
-            News::Resync(seen, why) => self.resync(key, &seen, why),
+            News::Resync(reading, why) => self.resync(key, &reading, why),
             News::Removed(expired) => {
                 if let Some(told) = self.told.get(key).map(|told| Position::clone(told)) {
                     self.tell_removed(key, told, expired);
@@ -230,9 +229,9 @@ impl<S: BreakerStore> EngineWatch<S> {
         }
     }
 
-    fn resync(&mut self, key: &ModelKey, seen: &Arc<Seen>, why: &'static str) {
-        self.events.push_back(Event::Resync(Box::new(self.engine.tell(key, seen)), why));
-        self.stands(key, &seen.position);
+    fn resync(&mut self, key: &ModelKey, reading: &Arc<Reading>, why: &'static str) {
+        self.events.push_back(Event::Resync(Box::new(self.engine.describe_reading(key, reading)), why));
+        self.stands(key, &reading.position);
     }
 
     fn tell_removed(&mut self, key: &ModelKey, position: Position, expired: bool) {
@@ -243,7 +242,7 @@ impl<S: BreakerStore> EngineWatch<S> {
         }
     }
 
-    /// Notes up to where a breaker was told; where the watch was to go on counts no more.
+    /// Notes the position up to which a breaker was told. The position to go on from is not needed any more.
     fn stands(&mut self, key: &ModelKey, position: &Arc<Position>) {
         self.watch.resume.remove(key);
         if **position == Position::default() {
@@ -254,7 +253,7 @@ impl<S: BreakerStore> EngineWatch<S> {
     }
 }
 
-/// The changes after a generation up to a place, if the log still has all of them.
+/// The changes after a generation up to a position, if the log still has all of them.
 fn missed(log: Log, after: i64, here: &Position) -> Option<Vec<Transition>> {
     let mut missed = log.transitions;
     missed.retain(|change| change.position.generation <= here.generation);
@@ -276,6 +275,6 @@ impl<S: BreakerStore> Following for EngineWatch<S> {
 
     fn begin_again(&mut self, why: &'static str) {
         self.manner = Manner::Resyncs(why);
-        (self.first, self.looks, self.events) = (None, VecDeque::new(), VecDeque::new());
+        (self.first, self.reads, self.events) = (None, VecDeque::new(), VecDeque::new());
     }
 }

@@ -1,7 +1,35 @@
 //! What becomes of a trip that memory made in an outage, once the shared store answers again.
 
 use super::{begins, mode};
-use crate::breakers::{Mode, Reason, State, View, outage::Trip, store::Change};
+use crate::{
+    breakers::{Mode, ModelKey, Outcome, Position, Reason, State, View, store::Change},
+    clock::Timestamp,
+};
+
+/// A breaker that memory opened in an outage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trip {
+    /// The breaker's key.
+    pub key: ModelKey,
+    /// The position of the shared breaker in its last view before the outage; the default where there was none.
+    pub base: Position,
+    /// Until when it is OPEN.
+    pub open_until: Timestamp,
+    /// Times opened since it was last CLOSED, this time included.
+    pub attempts: u32,
+    /// The outcome that caused it, as far as it is known.
+    pub outcome: Option<Outcome>,
+    /// The detail of the report with that outcome.
+    pub detail: String,
+}
+
+impl Trip {
+    /// Whether a shared breaker at this position has changed since its last view before the outage, so that others know
+    /// better. A breaker of generation 0 has never changed, whoever made it.
+    pub fn is_outdated_at(&self, position: &Position) -> bool {
+        position.generation > 0 && *position != self.base
+    }
+}
 
 /// The change that opens a breaker for what is left of a trip. None where the breaker knows better: it changed since it
 /// was seen before the outage, an operator decides, it is OPEN already, or the time of the trip is over.
@@ -24,10 +52,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{
-        breakers::{ModeOverride, ModelKey, Outcome, Position, Snapshot, store::Begins},
-        clock::Timestamp,
-    };
+    use crate::breakers::{ModeOverride, Snapshot, store::Begins};
 
     const NOW: Timestamp = Timestamp::from_millis(1_763_000_000_000);
     const SECOND: Duration = Duration::from_secs(1);

@@ -224,7 +224,7 @@ fn late_reports_of_what_led_to_open_extend_it_to_the_longest_wish() {
     let open = view(State::Open);
     let extends = |epoch: &str, generation, length, outcome| {
         let position = Position { epoch: epoch.into(), generation };
-        extension(&open, &settings(), &position, &Wish { length, outcome }, "")
+        extension(&open, &settings(), &position, &RequestedPause { length, outcome }, "")
     };
     let longer = extends("e", 4, 20 * SECOND, Outcome::RateLimited).unwrap();
     assert_eq!(

@@ -1,15 +1,13 @@
 //! What is kept of one key: settings, and a state from its first report or change until a day after its last.
 
-use std::sync::Arc;
-
 use super::{incarnation::Incarnation, window::At};
 use crate::{
     breakers::{
         BreakerSettings, Disposition, History, Log, Mode, Position, Snapshot, State, Transition, View,
-        outage::Sighting,
+        keeper::LastView,
         store::{
-            Batch, Begins, Change, Changed, Followed, Glance, LeaseRequest, LeaseResult, Leased, Recorded,
-            Settled, Settlement, StoredSettings, Terms,
+            Batch, Begins, Change, Changed, Followed, Glance, InForce, LeaseRequest, LeaseResult, Leased,
+            Recorded, Settled, Settlement, StoredSettings,
         },
     },
     clock::Timestamp,
@@ -28,7 +26,7 @@ impl Entry {
         self.settings.is_none() && self.incarnation.is_none()
     }
 
-    /// Whether it may be dropped for another key: it says nothing that a key never seen does not, but for its counts.
+    /// Whether the entry may be dropped for another key: apart from its counts, it decides what a new one does.
     pub(super) fn is_spare(&self, now: Timestamp) -> bool {
         self.settings.is_none()
             && self.incarnation.as_ref().is_none_or(|incarnation| {
@@ -44,15 +42,12 @@ impl Entry {
         [override_end, incarnation.expires()].into_iter().flatten().filter(|due| *due > now).min()
     }
 
-    /// Begins a state as that of a shared breaker was seen, unless it says nothing that one never seen does not.
-    pub(super) fn take_over(&mut self, seen: &Sighting, now: Timestamp, epoch: impl FnOnce() -> String) {
-        let has_state =
-            |seen: &&Arc<Snapshot>| seen.state != State::Closed || seen.mode_at(now) != Mode::Automatic;
-        self.incarnation = seen
-            .snapshot
-            .as_ref()
-            .filter(has_state)
-            .map(|snapshot| Incarnation::taken_over(epoch(), snapshot, seen.at, now));
+    /// Begins a state as the last view of a shared breaker describes it, unless that is CLOSED without override: such a
+    /// breaker decides nothing.
+    pub(super) fn adopt(&mut self, last: &LastView, now: Timestamp, epoch: impl FnOnce() -> String) {
+        let LastView { at, snapshot } = last;
+        let decides = snapshot.state != State::Closed || snapshot.mode_at(now) != Mode::Automatic;
+        self.incarnation = decides.then(|| Incarnation::adopted(epoch(), snapshot, *at, now));
         self.expire(now);
     }
 
@@ -81,9 +76,9 @@ impl Entry {
         self.settings.as_ref()
     }
 
-    /// Whether the terms are those in force.
-    pub(super) fn goes_by(&self, terms: &Terms) -> bool {
-        *terms.revision == *self.revision()
+    /// Whether these settings are in force.
+    pub(super) fn goes_by(&self, in_force: &InForce) -> bool {
+        *in_force.revision == *self.revision()
     }
 
     fn revision(&self) -> &str {
@@ -165,7 +160,7 @@ impl Entry {
         &mut self,
         request: LeaseRequest<'_>,
         (id, end): (&str, Timestamp),
-        terms: &BreakerSettings,
+        settings: &BreakerSettings,
         at: At,
     ) -> Leased {
         let result = match self.incarnation.as_mut().filter(|found| is_leasing(found.snapshot(), at.now)) {
@@ -174,20 +169,20 @@ impl Entry {
                 let is_stale = matches!(request, LeaseRequest::Renew(position) if !incarnation.snapshot().is_current(position));
                 // One that is stale brings the leases to the present, and no more.
                 let request = if is_stale { LeaseRequest::Find } else { request };
-                let result = incarnation.lease(request, id, end, terms, at);
+                let result = incarnation.lease(request, id, end, settings, at);
                 if is_stale { LeaseResult::Absent } else { result }
             }
         };
         Leased { view: self.view(at), result }
     }
 
-    pub(super) fn settle(&mut self, settlement: &Settlement, terms: &BreakerSettings, at: At) -> Settled {
+    pub(super) fn settle(&mut self, settlement: &Settlement, settings: &BreakerSettings, at: At) -> Settled {
         let takes = |found: &&mut Incarnation| {
             found.snapshot().is_current(&settlement.position) && is_leasing(found.snapshot(), at.now)
         };
         let disposition = match self.incarnation.as_mut().filter(takes) {
             None => Disposition::Stale,
-            Some(incarnation) => incarnation.settle(settlement, terms, at),
+            Some(incarnation) => incarnation.settle(settlement, settings, at),
         };
         Settled { view: self.view(at), disposition }
     }

@@ -38,8 +38,8 @@ pub(super) struct Incarnation {
     changed: Timestamp,
     /// When it changed or a report was counted last.
     active: Timestamp,
-    /// The generation at which a state stands that was taken over from another store; 0: none was.
-    taken_over: i64,
+    /// The generation of a state that was adopted from a shared store; 0: none was.
+    adopted: i64,
 }
 
 impl Incarnation {
@@ -58,16 +58,15 @@ impl Incarnation {
             seen: now,
             changed: now,
             active: now,
-            taken_over: 0,
+            adopted: 0,
         }
     }
 
-    /// A breaker that goes on from where a shared one was seen to stand then. What was counted there, and the leases that
-    /// were given, are not taken over.
+    /// A breaker that goes on from a state of a shared breaker, as it was at a time. Its counts and leases are not adopted.
     ///
     /// Its generation is no longer that of a breaker which never changed, and no change led to it: so permits of one that
     /// had no state yet are not current in it, and whoever follows it is told of it as it is.
-    pub(super) fn taken_over(epoch: String, snapshot: &Snapshot, seen: Timestamp, now: Timestamp) -> Self {
+    pub(super) fn adopted(epoch: String, snapshot: &Snapshot, seen: Timestamp, now: Timestamp) -> Self {
         let generation = 1;
         let snapshot = Snapshot {
             position: Position { epoch, generation },
@@ -77,12 +76,12 @@ impl Incarnation {
             since: snapshot.since.min(now),
             ..snapshot.clone()
         };
-        Self { snapshot, active: seen, taken_over: generation, ..Self::new(String::new(), now) }
+        Self { snapshot, active: seen, adopted: generation, ..Self::new(String::new(), now) }
     }
 
-    /// Whether the present state was not taken over.
+    /// Whether the present state began here.
     pub(super) fn has_begun_here(&self) -> bool {
-        self.snapshot.fence > self.taken_over
+        self.snapshot.fence > self.adopted
     }
 
     /// The change with which the present state began, if the log still has it.
@@ -140,8 +139,8 @@ impl Incarnation {
         Log { epoch: self.snapshot.position.epoch.clone(), transitions, more: newer.next().is_some() }
     }
 
-    /// The moment whose counts and leases hold: where the clock went back that is the latest write, as a write would
-    /// move all that was live then to now.
+    /// The moment whose counts and leases hold. Where the clock went back, this is the moment of the latest write: the next
+    /// write would move everything that was live then to now.
     fn as_seen(&self, at: At) -> At {
         At { now: at.now.max(self.seen), ..at }
     }
@@ -171,13 +170,13 @@ impl Incarnation {
     }
 
     /// Removes leases that ended; whoever does so counts them where they mean failures.
-    fn purge(&mut self, terms: &BreakerSettings, at: At) {
+    fn purge(&mut self, settings: &BreakerSettings, at: At) {
         self.follow(at);
         let ended = self.leases.purge(at.now);
         if ended > 0 {
             self.seen = at.now;
         }
-        if ended > 0 && terms.expired_permit == ExpiredPermit::Failure {
+        if ended > 0 && settings.expired_permit == ExpiredPermit::Failure {
             self.tally.count(std::iter::repeat_n(Share::FAILURE, ended), at);
         }
     }
@@ -187,18 +186,18 @@ impl Incarnation {
         request: LeaseRequest<'_>,
         id: &str,
         end: Timestamp,
-        terms: &BreakerSettings,
+        settings: &BreakerSettings,
         at: At,
     ) -> LeaseResult {
         let at = self.here(at);
-        self.purge(terms, at);
+        self.purge(settings, at);
         if self.leases.settled(id).is_some() {
             return LeaseResult::Settled;
         }
         let end = match (request, self.leases.end(id)) {
             (LeaseRequest::Grant | LeaseRequest::Find, Some(live)) => return LeaseResult::Live(live),
             (LeaseRequest::Find | LeaseRequest::Renew(_), None) => return LeaseResult::Absent,
-            (LeaseRequest::Grant, None) if !self.has_permit(terms, at) => return LeaseResult::Full,
+            (LeaseRequest::Grant, None) if !self.has_permit(settings, at) => return LeaseResult::Full,
             (LeaseRequest::Grant, None) | (LeaseRequest::Renew(_), Some(_)) => end,
         };
         self.leases.put(id, end);
@@ -206,18 +205,23 @@ impl Incarnation {
         LeaseResult::Live(end)
     }
 
-    fn has_permit(&self, terms: &BreakerSettings, at: At) -> bool {
+    fn has_permit(&self, settings: &BreakerSettings, at: At) -> bool {
         let taken = self.leases.live(at.now).saturating_add(self.tally.counts(at).calls);
-        taken < i64::from(terms.half_open_permits)
+        taken < i64::from(settings.half_open_permits)
     }
 
-    pub(super) fn settle(&mut self, settlement: &Settlement, terms: &BreakerSettings, at: At) -> Disposition {
+    pub(super) fn settle(
+        &mut self,
+        settlement: &Settlement,
+        settings: &BreakerSettings,
+        at: At,
+    ) -> Disposition {
         let at = self.here(at);
-        self.purge(terms, at);
+        self.purge(settings, at);
         if let Some(before) = self.leases.settled(&settlement.lease) {
             return before;
         }
-        let is_neutral = settlement.mark.outcome.is_neutral();
+        let is_neutral = settlement.result.outcome.is_neutral();
         let disposition = if is_neutral { Disposition::Neutral } else { Disposition::Applied };
         if !self.leases.settle(&settlement.lease, disposition) {
             return Disposition::Stale;
@@ -225,8 +229,8 @@ impl Incarnation {
         self.seen = at.now;
         if !is_neutral {
             self.active = at.now;
-            self.tally.count(std::iter::once(settlement.mark.as_byte()), at);
-            self.tally.wish(settlement.wish, at.now);
+            self.tally.count(std::iter::once(settlement.result.as_byte()), at);
+            self.tally.request_pause(settlement.pause, at.now);
         }
         disposition
     }

@@ -16,7 +16,7 @@ pub(super) struct Failed {
     /// The second in which it was counted.
     pub(super) second: i64,
     /// Which of all counted calls it was.
-    pub(super) mark: u64,
+    pub(super) result: u64,
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     breakers::{
         Counts, Disposition, Pause, Window,
-        store::{Batch, Group, Wish},
+        store::{Batch, Group, RequestedPause},
     },
     clock::Timestamp,
 };
@@ -20,7 +20,7 @@ pub(super) struct Tally {
     held: Held,
     run: i64,
     /// Calls counted so far, also those that fell out of the window.
-    marks: u64,
+    results: u64,
     /// Which of them succeeded last.
     success: u64,
     instances: Instances,
@@ -43,9 +43,9 @@ impl Tally {
         }
         let held = u64::try_from(self.held.totals(at).calls).unwrap_or_default();
         self.instances.reporters(|failed| match at.window {
-            None => failed.mark > self.success,
+            None => failed.result > self.success,
             // As many as are held, which a window that has grown since does not know.
-            Some(Window::Count(_)) => self.marks - failed.mark < held,
+            Some(Window::Count(_)) => self.results - failed.result < held,
             Some(Window::Time(length)) => at.holds(length, failed.second),
         })
     }
@@ -85,29 +85,29 @@ impl Tally {
         let mut longest_run = 0;
         let mut failed = None;
         for group in groups {
-            for mark in &group.marks {
-                if self.add(*mark, at) {
+            for result in &group.results {
+                if self.add(*result, at) {
                     longest_run = longest_run.max(self.run);
-                    failed = Some(Failed { second: at.second(), mark: self.marks });
+                    failed = Some(Failed { second: at.second(), result: self.results });
                 }
             }
-            self.wish(group.wish, at.now);
+            self.request_pause(group.pause, at.now);
         }
         self.instances.remember(batch, longest_run, failed, at.now);
         longest_run
     }
 
     /// Counts trial calls that no batch brings.
-    pub(super) fn count(&mut self, marks: impl Iterator<Item = u8>, at: At) {
+    pub(super) fn count(&mut self, results: impl Iterator<Item = u8>, at: At) {
         self.fit(at);
-        for mark in marks {
-            self.add(mark, at);
+        for result in results {
+            self.add(result, at);
         }
     }
 
     /// Keeps the longest pause that a provider asks for.
-    pub(super) fn wish(&mut self, wish: Option<Wish>, now: Timestamp) {
-        let Some(Wish { length, outcome }) = wish else { return };
+    pub(super) fn request_pause(&mut self, pause: Option<RequestedPause>, now: Timestamp) {
+        let Some(RequestedPause { length, outcome }) = pause else { return };
         let wanted = Pause { until: now.plus(length), outcome };
         if self.pause.is_none_or(|pause| pause.until < wanted.until) {
             self.pause = Some(wanted);
@@ -139,17 +139,17 @@ impl Tally {
     }
 
     /// Counts one call and tells whether it failed.
-    fn add(&mut self, mark: u8, at: At) -> bool {
-        let Some(share) = Share::of(mark) else { return false };
-        self.held.add(mark, share, at);
-        self.marks += 1;
+    fn add(&mut self, result: u8, at: At) -> bool {
+        let Some(share) = Share::of(result) else { return false };
+        self.held.add(result, share, at);
+        self.results += 1;
         let failed = share.failures > 0;
         if failed {
             self.run += 1;
             self.last_failure = Some(at.now);
         } else {
             self.run = 0;
-            self.success = self.marks;
+            self.success = self.results;
         }
         failed
     }

@@ -8,7 +8,7 @@ use crate::{
         Counts, Disposition, Mode,
         Mode::Automatic,
         Outcome, Position, Reason, State, Totals, Window,
-        store::{Begins, Group, LeaseResult, Mark, StoredSettings, Wish},
+        store::{Begins, CountedResult, Group, LeaseResult, RequestedPause, StoredSettings},
     },
     memory::samples::{START, call, shared_only},
 };
@@ -17,7 +17,7 @@ mod batches;
 mod bounds;
 mod changes;
 mod leases;
-mod stand_in;
+mod outage;
 mod windows;
 
 /// A clock that goes wherever it is put.
@@ -30,11 +30,11 @@ impl Clock for Dial {
     }
 }
 
-/// A store, its clock, and the terms that the tests go by.
+/// A store, its clock, and the settings that the tests go by.
 struct Rig {
     clock: Arc<Dial>,
     store: MemoryBreakers<Arc<Dial>>,
-    terms: Terms,
+    in_force: InForce,
 }
 
 fn after(millis: i64) -> Timestamp {
@@ -45,24 +45,24 @@ fn key(name: &str) -> ModelKey {
     ModelKey::parse("model_key", name).unwrap()
 }
 
-fn terms(settings: BreakerSettings) -> Terms {
-    Terms { settings: Arc::new(settings), revision: "".into() }
+fn in_force(settings: BreakerSettings) -> InForce {
+    InForce { settings: Arc::new(settings), revision: "".into() }
 }
 
 fn windowed(window: Option<Window>) -> BreakerSettings {
     BreakerSettings { window, ..BreakerSettings::default() }
 }
 
-fn group(position: Option<&Position>, marks: &str) -> Group {
-    Group { position: position.cloned(), marks: marks.as_bytes().to_vec(), wish: None }
+fn group(position: Option<&Position>, results: &str) -> Group {
+    Group { position: position.cloned(), results: results.as_bytes().to_vec(), pause: None }
 }
 
 fn batch(instance: &str, number: u64, groups: Vec<Group>) -> Batch {
     Batch { instance: instance.into(), number, groups }
 }
 
-fn wish(seconds: u64, outcome: Outcome) -> Wish {
-    Wish { length: Duration::from_secs(seconds), outcome }
+fn pause(seconds: u64, outcome: Outcome) -> RequestedPause {
+    RequestedPause { length: Duration::from_secs(seconds), outcome }
 }
 
 fn counts(calls: i64, failures: i64, slow: i64, run: i64) -> Counts {
@@ -70,8 +70,8 @@ fn counts(calls: i64, failures: i64, slow: i64, run: i64) -> Counts {
 }
 
 fn settlement(position: &Position, lease: &str, outcome: Outcome) -> Settlement {
-    let mark = Mark { outcome, is_slow: false };
-    Settlement { position: position.clone(), lease: lease.to_owned(), mark, wish: None }
+    let result = CountedResult { outcome, is_slow: false };
+    Settlement { position: position.clone(), lease: lease.to_owned(), result, pause: None }
 }
 
 /// A change that begins a state.
@@ -102,10 +102,10 @@ fn overridden(expected: &Position, state: State, mode: Mode, seconds: Option<u64
     Change { mode, override_for, reason: Reason::Override, begins: Begins::Nothing, open_for: None, ..change }
 }
 
-fn done<T>(told: Result<Told<T>>) -> T {
+fn done<T>(told: Result<Attempt<T>>) -> T {
     match told.unwrap() {
-        Told::Done(done) => done,
-        Told::Outdated(stored) => panic!("the terms are outdated: {stored:?}"),
+        Attempt::Done(done) => done,
+        Attempt::Outdated(stored) => panic!("the settings are outdated: {stored:?}"),
     }
 }
 
@@ -117,7 +117,7 @@ impl Rig {
     fn holding(settings: BreakerSettings, max: usize) -> Self {
         let clock = Arc::new(Dial(AtomicI64::new(START.as_millis())));
         let store = MemoryBreakers::new(Arc::clone(&clock), max).of_instance("me".into());
-        Self { clock, store, terms: terms(settings) }
+        Self { clock, store, in_force: in_force(settings) }
     }
 
     /// Puts the clock so many milliseconds after the start.
@@ -127,11 +127,11 @@ impl Rig {
     }
 
     fn with(self, settings: BreakerSettings) -> Self {
-        Self { terms: terms(settings), ..self }
+        Self { in_force: in_force(settings), ..self }
     }
 
     async fn view_of(&self, name: &str) -> View {
-        done(self.store.load(&call(), &key(name), &self.terms, false).await).0
+        done(self.store.load(&call(), &key(name), &self.in_force, false).await).0
     }
 
     async fn view(&self) -> View {
@@ -147,16 +147,16 @@ impl Rig {
     }
 
     async fn send(&self, batch: &Batch) -> Recorded {
-        done(self.store.record(&call(), &key("k"), &self.terms, batch).await)
+        done(self.store.record(&call(), &key("k"), &self.in_force, batch).await)
     }
 
     /// Records calls that were made without permit.
-    async fn record(&self, instance: &str, number: u64, marks: &str) -> Recorded {
-        self.send(&batch(instance, number, vec![group(None, marks)])).await
+    async fn record(&self, instance: &str, number: u64, results: &str) -> Recorded {
+        self.send(&batch(instance, number, vec![group(None, results)])).await
     }
 
     async fn change(&self, change: &Change) -> Changed {
-        done(self.store.transition(&call(), &key("k"), &self.terms, change).await)
+        done(self.store.transition(&call(), &key("k"), &self.in_force, change).await)
     }
 
     /// Begins a state from wherever it stands.
@@ -168,7 +168,7 @@ impl Rig {
 
     async fn ask(&self, request: LeaseRequest<'_>, id: &str, seconds: u64) -> Leased {
         let lease = (id, Duration::from_secs(seconds));
-        done(self.store.lease(&call(), &key("k"), &self.terms, request, lease).await)
+        done(self.store.lease(&call(), &key("k"), &self.in_force, request, lease).await)
     }
 
     async fn grant(&self, id: &str, seconds: u64) -> LeaseResult {
@@ -176,7 +176,7 @@ impl Rig {
     }
 
     async fn settle(&self, settlement: &Settlement) -> Settled {
-        done(self.store.settle(&call(), &key("k"), &self.terms, settlement).await)
+        done(self.store.settle(&call(), &key("k"), &self.in_force, settlement).await)
     }
 
     async fn configure(&self, name: &str, expected: &str, settings: Option<&BreakerSettings>) -> bool {
@@ -189,7 +189,7 @@ impl Rig {
     }
 
     fn is_balanced(&self) -> bool {
-        lock(&self.store.stock).is_balanced(self.clock.now())
+        lock(&self.store.index).is_balanced(self.clock.now())
     }
 }
 
@@ -200,7 +200,7 @@ async fn a_key_never_seen_is_closed_and_reading_it_creates_nothing() {
     assert_eq!(rig.view().await, View { now: START, ..View::default() });
     assert_eq!(rig.store.log(&call(), &key("k"), 0, 10).await.unwrap(), Log::default());
     assert!(rig.store.is_empty());
-    let refused = rig.store.load(&shared_only(), &key("k"), &rig.terms, false).await;
+    let refused = rig.store.load(&shared_only(), &key("k"), &rig.in_force, false).await;
     assert!(matches!(refused, Err(Error::NeedsShared("this call"))));
 }
 
@@ -210,19 +210,20 @@ async fn settings_are_compared_by_revision_and_outdated_terms_do_nothing() {
     let settings = BreakerSettings { consecutive_failures: 7, ..BreakerSettings::default() };
     assert!(!rig.configure("k", "other", Some(&settings)).await);
     assert!(rig.configure("k", "", Some(&settings)).await);
-    let told = rig.store.record(&call(), &key("k"), &rig.terms, &batch("i", 1, vec![group(None, "f")])).await;
-    let Told::Outdated(Some(StoredSettings { settings: stored, revision })) = told.unwrap() else {
-        panic!("outdated terms were taken")
+    let told =
+        rig.store.record(&call(), &key("k"), &rig.in_force, &batch("i", 1, vec![group(None, "f")])).await;
+    let Attempt::Outdated(Some(StoredSettings { settings: stored, revision })) = told.unwrap() else {
+        panic!("outdated settings were taken")
     };
     assert_eq!((stored, revision.len()), (Some(settings), 26));
     assert!(rig.listed().await.is_empty());
-    let terms = Terms { revision: revision.as_str().into(), ..rig.terms.clone() };
-    done(rig.store.load(&call(), &key("k"), &terms, false).await);
+    let in_force = InForce { revision: revision.as_str().into(), ..rig.in_force.clone() };
+    done(rig.store.load(&call(), &key("k"), &in_force, false).await);
     assert!(!rig.configure("k", "", None).await);
     assert!(rig.configure("k", &revision, None).await);
     assert!(rig.store.is_empty());
-    let told = rig.store.load(&call(), &key("k"), &terms, false).await.unwrap();
-    assert_eq!(told, Told::Outdated(None));
+    let told = rig.store.load(&call(), &key("k"), &in_force, false).await.unwrap();
+    assert_eq!(told, Attempt::Outdated(None));
 }
 
 #[tokio::test]

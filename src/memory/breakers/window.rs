@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{breakers::Window, clock::Timestamp};
 
-/// A moment, and the window that the terms name.
+/// A moment, and the window that the settings name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct At {
     pub(super) now: Timestamp,
@@ -35,9 +35,9 @@ impl Share {
     /// A failed call that was not slow.
     pub(super) const FAILURE: u8 = b'f';
 
-    /// What a report's mark stands for; none where it counts nothing.
-    pub(super) fn of(mark: u8) -> Option<Self> {
-        let (failures, slow) = match mark {
+    /// What a report's result stands for; none where it counts nothing.
+    pub(super) fn of(result: u8) -> Option<Self> {
+        let (failures, slow) = match result {
             b's' => (0, 0),
             b'S' => (0, 1),
             b'f' => (1, 0),
@@ -72,7 +72,7 @@ enum Kept {
     /// Nothing does: calls are counted since the state began.
     #[default]
     Nothing,
-    /// The last calls, oldest first, one mark each.
+    /// The last calls, oldest first, one result each.
     Marks { ring: VecDeque<u8>, size: usize },
     /// Seconds with calls, oldest first.
     Seconds(VecDeque<Bucket>),
@@ -110,7 +110,7 @@ impl Held {
             (Kept::Marks { ring, .. }, Some(Window::Count(size))) => {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
                 let over = ring.len().saturating_sub(size);
-                ring.iter().take(over).for_each(|mark| totals.take(Share::of(*mark).unwrap_or_default()));
+                ring.iter().take(over).for_each(|result| totals.take(Share::of(*result).unwrap_or_default()));
             }
             (Kept::Nothing | Kept::Marks { .. } | Kept::Seconds(_), None | Some(_)) => {}
         }
@@ -144,12 +144,12 @@ impl Held {
     }
 
     /// Adds a call to a window that was fitted at this moment.
-    pub(super) fn add(&mut self, mark: u8, share: Share, at: At) {
+    pub(super) fn add(&mut self, result: u8, share: Share, at: At) {
         self.totals.add(share);
         match &mut self.kept {
             Kept::Nothing => {}
             Kept::Marks { ring, size } => {
-                ring.push_back(mark);
+                ring.push_back(result);
                 shorten(ring, *size, &mut self.totals);
             }
             Kept::Seconds(buckets) => match buckets.back_mut() {

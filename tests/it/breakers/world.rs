@@ -6,8 +6,8 @@ use fusewire::{
     breakers::{
         BreakerSettings, BreakerStore, Engine, History, Log, ModelKey, Policies, Position, View,
         store::{
-            Batch, Change, Changed, Followed, Glance, LeaseRequest, Leased, Listed, Recorded, Settled,
-            Settlement, Terms, Told,
+            Attempt, Batch, Change, Changed, Followed, Glance, InForce, LeaseRequest, Leased, Listed,
+            Recorded, Settled, Settlement,
         },
     },
     call::{Call, Source},
@@ -126,51 +126,51 @@ impl<S: BreakerStore> BreakerStore for Shared<S> {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         with_history: bool,
-    ) -> Result<Told<(View, History)>> {
-        self.0.load(call, key, terms, with_history).await
+    ) -> Result<Attempt<(View, History)>> {
+        self.0.load(call, key, in_force, with_history).await
     }
 
     async fn record(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         batch: &Batch,
-    ) -> Result<Told<Recorded>> {
-        self.0.record(call, key, terms, batch).await
+    ) -> Result<Attempt<Recorded>> {
+        self.0.record(call, key, in_force, batch).await
     }
 
     async fn lease(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         request: LeaseRequest<'_>,
         lease: (&str, Duration),
-    ) -> Result<Told<Leased>> {
-        self.0.lease(call, key, terms, request, lease).await
+    ) -> Result<Attempt<Leased>> {
+        self.0.lease(call, key, in_force, request, lease).await
     }
 
     async fn settle(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         settlement: &Settlement,
-    ) -> Result<Told<Settled>> {
-        self.0.settle(call, key, terms, settlement).await
+    ) -> Result<Attempt<Settled>> {
+        self.0.settle(call, key, in_force, settlement).await
     }
 
     async fn transition(
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         change: &Change,
-    ) -> Result<Told<Changed>> {
-        self.0.transition(call, key, terms, change).await
+    ) -> Result<Attempt<Changed>> {
+        self.0.transition(call, key, in_force, change).await
     }
 
     async fn configure(
@@ -199,11 +199,11 @@ impl<S: BreakerStore> BreakerStore for Shared<S> {
         &self,
         call: &Call,
         key: &ModelKey,
-        terms: &Terms,
+        in_force: &InForce,
         after: Option<&Position>,
         limit: usize,
-    ) -> Result<Told<Followed>> {
-        self.0.follow(call, key, terms, after, limit).await
+    ) -> Result<Attempt<Followed>> {
+        self.0.follow(call, key, in_force, after, limit).await
     }
 
     async fn glance(&self, call: &Call, keys: &[ModelKey]) -> Result<Vec<Option<Glance>>> {

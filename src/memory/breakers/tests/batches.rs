@@ -12,8 +12,8 @@ async fn the_first_report_creates_a_closed_breaker_of_an_own_epoch() {
     assert!(snapshot.position.epoch.starts_with("local-") && snapshot.position.epoch.len() == 32);
     assert_eq!((snapshot.position.generation, snapshot.fence, snapshot.since), (0, 0, START));
     assert_eq!(rig.listed().await, [("k".to_owned(), START)]);
-    assert_eq!(rig.store.load(&call(), &key("k"), &rig.terms, true).await.unwrap(), {
-        Told::Done((rig.view().await, History::default()))
+    assert_eq!(rig.store.load(&call(), &key("k"), &rig.in_force, true).await.unwrap(), {
+        Attempt::Done((rig.view().await, History::default()))
     });
 }
 
@@ -106,7 +106,7 @@ async fn modes_say_what_is_recorded_until_their_override_ends() {
 #[tokio::test]
 async fn the_later_pause_holds_until_it_is_over() {
     let rig = Rig::new(BreakerSettings::default());
-    let wished = |seconds, outcome| Group { wish: Some(wish(seconds, outcome)), ..group(None, "f") };
+    let wished = |seconds, outcome| Group { pause: Some(pause(seconds, outcome)), ..group(None, "f") };
     let groups = vec![wished(20, Outcome::Overloaded), wished(5, Outcome::RateLimited)];
     let pause = rig.send(&batch("i", 1, groups)).await.view.totals.pause.unwrap();
     assert_eq!((pause.until, pause.outcome), (after(20_000), Outcome::Overloaded));

@@ -6,11 +6,11 @@ const DAY: i64 = 24 * 3_600_000;
 
 async fn report(rig: &Rig, name: &str) -> Result<()> {
     let batch = batch("i", 1, vec![group(None, "s")]);
-    rig.store.record(&call(), &key(name), &rig.terms, &batch).await.map(|_| ())
+    rig.store.record(&call(), &key(name), &rig.in_force, &batch).await.map(|_| ())
 }
 
 async fn change(rig: &Rig, name: &str, change: &Change) -> View {
-    done(rig.store.transition(&call(), &key(name), &rig.terms, change).await).view
+    done(rig.store.transition(&call(), &key(name), &rig.in_force, change).await).view
 }
 
 async fn names(rig: &Rig) -> String {
@@ -82,7 +82,7 @@ async fn what_says_more_than_a_key_never_seen_does_not_go() {
     let refused = rig.store.configure(&call(), &key("c"), "", Some(&BreakerSettings::default())).await;
     assert!(is_full(&refused.map(|_| ())));
     let open_c = begin(&Position::default(), State::Open);
-    let refused = rig.store.transition(&call(), &key("c"), &rig.terms, &open_c).await;
+    let refused = rig.store.transition(&call(), &key("c"), &rig.in_force, &open_c).await;
     assert!(is_full(&refused.map(|_| ())));
     // What writes nothing needs no room.
     assert_eq!(rig.view_of("c").await.snapshot.state, State::Closed);

@@ -110,7 +110,7 @@ async fn the_log_keeps_the_last_changes_and_is_read_in_stretches() {
     assert_eq!((log.transitions.len(), log.more), (2, false));
     let log = rig.store.log(&call(), &key("k"), 2000, 2).await.unwrap();
     assert_eq!((log.transitions.len(), log.more), (0, false));
-    let (_, history) = done(rig.store.load(&call(), &key("k"), &rig.terms, true).await);
+    let (_, history) = done(rig.store.load(&call(), &key("k"), &rig.in_force, true).await);
     let last = history.last.unwrap();
     assert_eq!((&last.position, last.time, last.to), (&position, after(1002), State::HalfOpen));
     assert_eq!((last.instance.as_str(), last.outcome), ("me", Some(Outcome::Timeout)));

@@ -94,7 +94,7 @@ async fn the_same_settlement_again_is_the_same_until_the_state_ends() {
     let (rig, position) = trial(2, ExpiredPermit::Release).await;
     rig.grant("a", 10).await;
     let mut failed = settlement(&position, "a", Outcome::RateLimited);
-    failed.wish = Some(wish(60, Outcome::RateLimited));
+    failed.pause = Some(pause(60, Outcome::RateLimited));
     let first = rig.settle(&failed).await;
     assert_eq!(first.view.totals.pause.map(|pause| pause.until), Some(after(60_000)));
     assert_eq!(rig.settle(&failed).await, first);

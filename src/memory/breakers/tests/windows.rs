@@ -61,8 +61,12 @@ async fn a_run_does_not_age() {
 #[tokio::test]
 async fn another_kind_of_window_begins_empty() {
     let rig = Rig::new(windowed(Some(Window::Time(5))));
-    rig.send(&batch("i", 1, vec![Group { wish: Some(wish(60, Outcome::RateLimited)), ..group(None, "ff") }]))
-        .await;
+    rig.send(&batch(
+        "i",
+        1,
+        vec![Group { pause: Some(pause(60, Outcome::RateLimited)), ..group(None, "ff") }],
+    ))
+    .await;
     let rig = rig.with(windowed(None));
     let totals = rig.view().await.totals;
     assert_eq!((totals.counts, totals.reporters), (Counts::default(), 0));
@@ -113,16 +117,16 @@ proptest! {
         let mut held = Held::default();
         let mut all = Vec::new();
         let mut at = At { now: START, window };
-        for (gap, mark) in steps {
+        for (gap, result) in steps {
             at.now = at.now.plus(Duration::from_millis(gap.unsigned_abs()));
-            let mark = b"sSfF"[mark];
+            let result = b"sSfF"[result];
             held.fit(at);
-            held.add(mark, Share::of(mark).unwrap(), at);
-            all.push((at.second(), mark));
+            held.add(result, Share::of(result).unwrap(), at);
+            all.push((at.second(), result));
             let skip = if is_time { 0 } else { all.len().saturating_sub(size as usize) };
             let inside = all.iter().skip(skip).filter(|(second, _)| !is_time || at.holds(size, *second));
-            let marks: Vec<u8> = inside.map(|(_, mark)| *mark).collect();
-            let count = |of: &[u8]| i64::try_from(marks.iter().filter(|mark| of.contains(mark)).count()).unwrap();
+            let results: Vec<u8> = inside.map(|(_, result)| *result).collect();
+            let count = |of: &[u8]| i64::try_from(results.iter().filter(|result| of.contains(result)).count()).unwrap();
             let expected = Share { calls: count(b"sSfF"), failures: count(b"fF"), slow: count(b"SF") };
             prop_assert_eq!(held.totals(at), expected);
         }

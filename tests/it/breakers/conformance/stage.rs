@@ -7,7 +7,7 @@ use fusewire::{
         BreakerStore, Breakers, Engine, Mode, ModelKey, Outcome, Permit, Policies, State, Transition, View,
         operations::{Acquire, Acquired, Admission, Breaker, Order, Ordered, Report, Reported},
         policy::{self, Cause},
-        store::{Change, Terms, Told},
+        store::{Attempt, Change, InForce},
     },
     call::Call,
     clock::Timestamp,
@@ -22,7 +22,7 @@ pub(super) struct Stage<'w, W: World> {
     world: &'w W,
     engine: Engine<W::Store>,
     key: ModelKey,
-    terms: Terms,
+    in_force: InForce,
     pub(super) begun: Timestamp,
     now: Timestamp,
     /// The last generation of the log that was looked at.
@@ -35,11 +35,11 @@ impl<'w, W: World> Stage<'w, W> {
         let policies = Policies::parse(&[format!("* {policy}")]);
         let policies = policies.unwrap_or_else(|error| panic!("case {}: {error}", case.id));
         let key = ModelKey::parse("model_key", &format!("{}:{story}", case.id)).unwrap();
-        let terms = Terms { settings: policies.settings_of(&key), revision: "".into() };
+        let in_force = InForce { settings: policies.settings_of(&key), revision: "".into() };
         let engine = engine(world, &policies, "player");
         let now = beginning(story);
         world.set(now);
-        Self { id: case.id.clone(), world, engine, key, terms, begun: now, now, seen: 0 }
+        Self { id: case.id.clone(), world, engine, key, in_force, begun: now, now, seen: 0 }
     }
 
     /// Moves the clock on. Whoever watches the breaker then offers what is due by time alone, where the settings say
@@ -47,7 +47,7 @@ impl<'w, W: World> Stage<'w, W> {
     pub(super) async fn advance(&mut self, millis: u64) {
         self.now = self.now.plus(Duration::from_millis(millis));
         self.world.set(self.now);
-        let settings = &self.terms.settings;
+        let settings = &self.in_force.settings;
         if settings.automatic_half_open || settings.half_open_max_wait.is_some() {
             let cause = Cause { acquires: settings.automatic_half_open, ..Cause::default() };
             if let Some(change) = policy::due(&self.view().await, settings, &cause, 0.5) {
@@ -91,7 +91,7 @@ impl<'w, W: World> Stage<'w, W> {
 
     /// How it stands by the store, with what is counted now.
     pub(super) async fn view(&self) -> View {
-        let loaded = self.engine.store().load(&Call::default(), &self.key, &self.terms, false).await;
+        let loaded = self.engine.store().load(&Call::default(), &self.key, &self.in_force, false).await;
         self.done(loaded).0
     }
 
@@ -105,14 +105,15 @@ impl<'w, W: World> Stage<'w, W> {
     }
 
     async fn change(&self, change: &Change) {
-        let changed = self.engine.store().transition(&Call::default(), &self.key, &self.terms, change).await;
+        let changed =
+            self.engine.store().transition(&Call::default(), &self.key, &self.in_force, change).await;
         assert!(self.done(changed).won, "case {}: nobody else changes it", self.id);
     }
 
-    fn done<T>(&self, told: Result<Told<T>>) -> T {
+    fn done<T>(&self, told: Result<Attempt<T>>) -> T {
         match told.unwrap() {
-            Told::Done(done) => done,
-            Told::Outdated(_) => panic!("case {}: nobody stores settings", self.id),
+            Attempt::Done(done) => done,
+            Attempt::Outdated(_) => panic!("case {}: nobody stores settings", self.id),
         }
     }
 }

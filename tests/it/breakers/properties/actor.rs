@@ -6,7 +6,7 @@ use fusewire::{
     breakers::{
         BreakerSettings, BreakerStore, Breakers, Engine, ModelKey, Permit, Policies, Position, State, View,
         operations::{Acquire, Acquired, Admission, Configure, Order, Report, TransitionsQuery},
-        store::{Batch, Group, Terms, Told, Wish},
+        store::{Attempt, Batch, Group, InForce, RequestedPause},
     },
     call::Call,
     clock::Timestamp,
@@ -132,7 +132,7 @@ impl<'w, W: World> Actor<'w, W> {
 
     /// Brings a batch to the store directly: whoever comes next finds what is due.
     async fn batch(&mut self, instance: u8, is_repeated: bool, groups: &[Marks]) -> String {
-        let (terms, here) = self.terms().await;
+        let (in_force, here) = self.in_force().await;
         let last = self.batches.get(&instance).filter(|_| is_repeated).cloned();
         let number = self.batches.get(&instance).map_or(1, |batch| batch.number + 1);
         let group = |told: &Marks| {
@@ -143,9 +143,10 @@ impl<'w, W: World> Actor<'w, W> {
                 Place::Ahead => Some(Position { generation: here.generation + 1, ..here.clone() }),
                 Place::Elsewhere => Some(Position { epoch: "another".to_owned(), ..here.clone() }),
             };
-            let most = terms.settings.max_retry_after;
-            let wish = told.wish.map(|(length, outcome)| Wish { length: length.min(most), outcome });
-            Group { position, marks: told.calls.clone(), wish }
+            let most = in_force.settings.max_retry_after;
+            let wish =
+                told.wish.map(|(length, outcome)| RequestedPause { length: length.min(most), outcome });
+            Group { position, results: told.calls.clone(), pause: wish }
         };
         let batch = last.unwrap_or_else(|| Batch {
             instance: format!("i{instance}").into(),
@@ -153,23 +154,23 @@ impl<'w, W: World> Actor<'w, W> {
             groups: groups.iter().map(group).collect(),
         });
         self.batches.insert(instance, batch.clone());
-        let recorded = self.engines[0].store().record(&Call::default(), &self.key, &terms, &batch).await;
+        let recorded = self.engines[0].store().record(&Call::default(), &self.key, &in_force, &batch).await;
         match recorded.unwrap() {
-            Told::Done(recorded) => format!("{:?}, longest run {}", recorded.groups, recorded.longest_run),
-            Told::Outdated(_) => panic!("the terms were just told"),
+            Attempt::Done(recorded) => format!("{:?}, longest run {}", recorded.groups, recorded.longest_run),
+            Attempt::Outdated(_) => panic!("the settings were just told"),
         }
     }
 
     /// The settings in force, and where the breaker stands.
-    async fn terms(&self) -> (Terms, Position) {
-        let mut terms = Terms { settings: Arc::clone(&self.policy), revision: "".into() };
+    async fn in_force(&self) -> (InForce, Position) {
+        let mut in_force = InForce { settings: Arc::clone(&self.policy), revision: "".into() };
         loop {
             let store = self.engines[0].store();
-            match store.load(&Call::default(), &self.key, &terms, false).await.unwrap() {
-                Told::Done((view, _)) => return (terms, view.snapshot.position),
-                Told::Outdated(stored) => {
+            match store.load(&Call::default(), &self.key, &in_force, false).await.unwrap() {
+                Attempt::Done((view, _)) => return (in_force, view.snapshot.position),
+                Attempt::Outdated(stored) => {
                     let stored = stored.expect("settings are outdated by stored ones");
-                    terms = Terms {
+                    in_force = InForce {
                         settings: Arc::new(stored.settings.unwrap()),
                         revision: stored.revision.into(),
                     };
@@ -190,9 +191,9 @@ impl<'w, W: World> Actor<'w, W> {
         let query =
             TransitionsQuery { key: self.key.clone(), after: 0, epoch: None, goes_on: false, limit: 1000 };
         let mut page = by.transitions(&call, &query).await.unwrap().value;
-        let (terms, position) = self.terms().await;
-        let loaded = by.store().load(&call, &self.key, &terms, true).await.unwrap();
-        let Told::Done((mut view, history)) = loaded else { panic!("the terms were just told") };
+        let (in_force, position) = self.in_force().await;
+        let loaded = by.store().load(&call, &self.key, &in_force, true).await.unwrap();
+        let Attempt::Done((mut view, history)) = loaded else { panic!("the settings were just told") };
         if !position.epoch.is_empty() && !self.epochs.contains(&position.epoch) {
             self.epochs.push(position.epoch);
         }
@@ -200,7 +201,7 @@ impl<'w, W: World> Actor<'w, W> {
         if view.snapshot.state != State::Open {
             view.snapshot.before = fusewire::breakers::Counts::default();
         }
-        let wanted = i64::from(terms.settings.min_reporters);
+        let wanted = i64::from(in_force.settings.min_reporters);
         let reporters = wanted <= 1 || view.totals.reporters >= wanted;
         view.totals.reporters = reporters.into();
         view.totals.pause = view.totals.pause.filter(|pause| pause.until > view.now);

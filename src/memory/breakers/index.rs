@@ -11,7 +11,7 @@ use crate::{
 
 /// A bounded number of entries.
 #[derive(Debug)]
-pub(super) struct Stock {
+pub(super) struct EntryIndex {
     slots: HashMap<ModelKey, Slot>,
     /// Spare entries, those used least recently first. One may be spare no more because the clock went back.
     spare: BTreeMap<u64, ModelKey>,
@@ -29,7 +29,7 @@ struct Slot {
     due: Option<Timestamp>,
 }
 
-impl Stock {
+impl EntryIndex {
     pub(super) fn new(max: usize) -> Self {
         Self { slots: HashMap::new(), spare: BTreeMap::new(), due: BTreeSet::new(), uses: 0, max }
     }
@@ -143,7 +143,7 @@ impl Stock {
 }
 
 #[cfg(test)]
-impl Stock {
+impl EntryIndex {
     /// Whether the orders are what a recount gives.
     pub(super) fn is_balanced(&self, now: Timestamp) -> bool {
         let holds = |key: &ModelKey, slot: &Slot| {

@@ -1,14 +1,15 @@
-//! What memory takes over from a shared store in an outage, and what it hands back.
+//! What memory adopts from a shared store in an outage, and the trips that it tells of.
 
 use super::*;
 use crate::breakers::{
     Mode::{Disabled, ForcedOpen, MetricsOnly},
     ModeOverride, Snapshot,
-    outage::{Sighting, StandIn, Trip},
+    keeper::LastView,
+    policy::Trip,
 };
 
-fn sighting(snapshot: Snapshot) -> Sighting {
-    Sighting { at: START, snapshot: Some(Arc::new(snapshot)) }
+fn last(snapshot: Snapshot) -> LastView {
+    LastView { at: START, snapshot: Arc::new(snapshot) }
 }
 
 /// A breaker that entered this state 5 s ago.
@@ -45,7 +46,7 @@ async fn a_breaker_goes_on_with_the_times_that_it_had() {
     let overrides = [ForcedOpen, Disabled, MetricsOnly].map(|mode| overridden_until(mode, ends));
     for snapshot in [shared(State::Open), shared(State::HalfOpen)].into_iter().chain(overrides) {
         let rig = Rig::new(BreakerSettings::default());
-        let view = rig.at(1000).store.take_over(&key("k"), &sighting(snapshot.clone())).unwrap();
+        let view = rig.at(1000).store.adopt(&key("k"), &last(snapshot.clone())).unwrap();
         assert_eq!((view.now, &view), (after(1000), &rig.view().await));
         assert_eq!(view.totals, Totals::default(), "what was counted there is not known");
         assert!(view.snapshot.position.epoch.starts_with("local-"));
@@ -61,27 +62,26 @@ async fn what_says_nothing_is_not_kept_nor_is_what_has_expired() {
     let rig = Rig::new(BreakerSettings::default());
     let ended = overridden_until(ForcedOpen, Some(START));
     for snapshot in [shared(State::Closed), ended, Snapshot::default()] {
-        rig.store.take_over(&key("k"), &sighting(snapshot)).unwrap();
+        rig.store.adopt(&key("k"), &last(snapshot)).unwrap();
     }
-    rig.store.take_over(&key("k"), &Sighting { at: START, snapshot: None }).unwrap();
     rig.at(25_000 + 24 * 3_600_000 + 1);
-    let view = rig.store.take_over(&key("k"), &sighting(shared(State::Open))).unwrap();
+    let view = rig.store.adopt(&key("k"), &last(shared(State::Open))).unwrap();
     assert_eq!(view.snapshot, Snapshot::default());
     assert!(rig.store.is_empty());
 }
 
 #[tokio::test]
-async fn a_full_store_takes_no_more_over() {
+async fn a_full_store_adopts_no_more() {
     let rig = Rig::holding(BreakerSettings::default(), 1);
-    rig.store.take_over(&key("k"), &sighting(shared(State::Open))).unwrap();
-    let refused = rig.store.take_over(&key("l"), &sighting(shared(State::Open)));
+    rig.store.adopt(&key("k"), &last(shared(State::Open))).unwrap();
+    let refused = rig.store.adopt(&key("l"), &last(shared(State::Open)));
     assert!(matches!(refused, Err(Error::StoreFull { .. })));
 }
 
 #[tokio::test]
 async fn only_what_was_opened_here_is_a_trip() {
     let rig = Rig::new(BreakerSettings::default());
-    let open = rig.store.take_over(&key("k"), &sighting(shared(State::Open))).unwrap().snapshot;
+    let open = rig.store.adopt(&key("k"), &last(shared(State::Open))).unwrap().snapshot;
     assert_eq!(rig.store.trips(), []);
     let (reason, begins) = (Reason::Extended, Begins::Nothing);
     let longer = Change { from: State::Open, reason, begins, ..begin(&open.position, State::Open) };
@@ -119,7 +119,7 @@ async fn a_trip_of_an_outage_before_opens_what_is_not_open() {
     let view = rig.at(10_000).store.open_again(&trip).unwrap();
     assert_eq!((view.snapshot.state, view.snapshot.open_until), (State::Open, Some(trip.open_until)));
     assert_eq!(rig.store.trips().as_slice(), std::slice::from_ref(&trip), "and is a trip of this one");
-    rig.store.take_over(&key("k"), &sighting(shared(State::Open))).unwrap();
+    rig.store.adopt(&key("k"), &last(shared(State::Open))).unwrap();
     rig.store.open_again(&trip).unwrap();
     assert_eq!(rig.store.trips(), []);
 }
