@@ -2,6 +2,7 @@
 
 mod damage;
 mod failures;
+mod golden;
 mod model;
 mod opening;
 
