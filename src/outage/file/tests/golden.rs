@@ -1,7 +1,7 @@
-//! The bytes of the file that other releases read and write.
+//! Every record comes back as it was, with the bytes that other releases read and write.
 
 use super::*;
-use crate::outage::file::encoding;
+use crate::outage::file::{encoding, format};
 
 /// How release 0.1.0 encodes each record of [`every_kind`], as an append of its own.
 const ENCODED: [&str; 8] = [
@@ -23,8 +23,69 @@ const ENCODED: [&str; 8] = [
     "0a022200",
 ];
 
+/// One record of every kind, with all that is optional and without.
+fn every_kind() -> Vec<Record> {
+    let origin = Origin {
+        thread: full_thread("t/1"),
+        any_owner: true,
+        created_by: Some(RequestId::parse("request_id", "r-1").unwrap()),
+    };
+    let tool = ToolRef { is_result: true, call_id: "call".into(), name: "ツール".into() };
+    let full = Entry {
+        message: Arc::new(Message {
+            role: Role::Tool,
+            in_progress: true,
+            tokens: u32::MAX,
+            size: u32::MAX,
+            tools: vec![tool, ToolRef { is_result: false, call_id: String::new(), name: String::new() }],
+            ..message("m-1", Bytes::from_static(b"\0\xff\xfe"))
+        }),
+        digest: Digest(std::array::from_fn(|index| u8::try_from(index).unwrap())),
+        time: Timestamp::from_millis(i64::MIN),
+        is_repair: true,
+    };
+    let of_role = |role| Entry {
+        message: Arc::new(Message { role, ..message("m", Bytes::new()) }),
+        ..entry("m", Bytes::new())
+    };
+    let roles = [Role::System, Role::Developer, Role::User, Role::Assistant, Role::Tool];
+    vec![
+        began(0),
+        Record::Began { run: RunId(u64::MAX), origin: Arc::new(origin), creates: true },
+        Record::Accepted { run: RunId(u64::MAX), entries: vec![full] },
+        Record::Accepted { run: RunId(0), entries: roles.map(of_role).into() },
+        Record::Accepted { run: RunId(0), entries: Vec::new() },
+        Record::Touched { run: RunId(0), ttl: None },
+        Record::Touched {
+            run: RunId(0),
+            ttl: Some(Ttl::new("ttl", Duration::from_hours(365 * 24)).unwrap()),
+        },
+        Record::Settled { run: RunId(0) },
+    ]
+}
+
 fn hex(bytes: Vec<u8>) -> String {
     format!("{:x}", Bytes::from(bytes))
+}
+
+#[tokio::test]
+async fn every_record_comes_back_as_it_was() {
+    for policy in [SyncPolicy::Always, SyncPolicy::EverySecond, SyncPolicy::Never] {
+        let folder = Folder::new();
+        let open = folder.open(policy);
+        assert_eq!(open.records, []);
+        open.append(&every_kind()).await.unwrap();
+        open.close().await;
+
+        let open = folder.open(policy);
+        assert_eq!(open.records, every_kind());
+        open.replace(&every_kind()[1..]).await.unwrap();
+        open.append(&every_kind()[..1]).await.unwrap();
+        open.close().await;
+
+        let open = folder.open(policy);
+        assert_eq!(open.records, [&every_kind()[1..], &every_kind()[..1]].concat());
+    }
 }
 
 #[test]
@@ -37,4 +98,17 @@ fn every_record_has_the_bytes_of_release_0_1_0() {
 fn the_records_of_one_append_follow_each_other() {
     let together = encoding::encode(&every_kind());
     assert_eq!(hex(together), ENCODED.concat());
+}
+
+/// A process of release 0.1.0 wrote the file.
+#[test]
+fn a_file_of_release_0_1_0_is_written_again_as_it_was() {
+    let file = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/journal-0.1.0")).unwrap();
+    let marker = format::read_header(&file).unwrap().unwrap();
+    let mut written = format::header(marker);
+    for (_, payload) in format::find_frames(&file, marker).whole {
+        let records = encoding::decode(payload).unwrap();
+        format::put_frame(&mut written, marker, &encoding::encode(&records)).unwrap();
+    }
+    assert_eq!(written, file);
 }
