@@ -1,11 +1,6 @@
-//! The encoding of records: protobuf messages, and the way from and to the words of [`crate::threads::journal`].
-//!
-//! The field numbers are the format and never change their meaning. A field may be added: older versions skip it. What
-//! they must not skip needs a new kind of record, which they refuse to read, or a new version of the format.
+//! The payload of a frame: the messages of `journal.proto`, and their conversion from and to [`crate::threads::replay`].
 
-mod origin;
-
-use std::{sync::Arc, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -14,141 +9,42 @@ use crate::{
     clock::Timestamp,
     error::Violation,
     threads::{
-        Digest, MAX_BATCH, Message, MessageId, Role, ToolRef, Ttl,
-        replay::{Entry, Record, RunId},
+        Digest, MAX_BATCH, Message, MessageId, Owner, Parent, Profile, RequestId, Role, Thread, ThreadId,
+        ToolRef, Trim, Ttl,
+        replay::{Entry, Origin, Record, RunId},
     },
 };
 
-use origin::PbOrigin;
+/// The messages of `journal.proto`.
+mod pb {
+    #![expect(unreachable_pub, clippy::pedantic, clippy::large_enum_variant, reason = "generated")]
+
+    include!(concat!(env!("OUT_DIR"), "/fusewire.journal.rs"));
+}
+
+use pb::record::Kind;
 
 type Result<T> = std::result::Result<T, Violation>;
 
-/// What one append holds: all of it is read, or nothing.
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbAppend {
-    #[prost(message, repeated, tag = "1")]
-    records: Vec<PbRecord>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbRecord {
-    #[prost(oneof = "PbKind", tags = "1, 2, 3, 4")]
-    kind: Option<PbKind>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum PbKind {
-    #[prost(message, tag = "1")]
-    Began(Box<PbBegan>),
-    #[prost(message, tag = "2")]
-    Accepted(PbAccepted),
-    #[prost(message, tag = "3")]
-    Touched(PbTouched),
-    #[prost(message, tag = "4")]
-    Settled(PbSettled),
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbBegan {
-    #[prost(uint64, tag = "1")]
-    run: u64,
-    #[prost(message, optional, tag = "2")]
-    origin: Option<PbOrigin>,
-    #[prost(bool, tag = "3")]
-    creates: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbAccepted {
-    #[prost(uint64, tag = "1")]
-    run: u64,
-    #[prost(message, repeated, tag = "2")]
-    entries: Vec<PbEntry>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbTouched {
-    #[prost(uint64, tag = "1")]
-    run: u64,
-    #[prost(int64, optional, tag = "2")]
-    ttl_ms: Option<i64>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbSettled {
-    #[prost(uint64, tag = "1")]
-    run: u64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbEntry {
-    #[prost(message, optional, tag = "1")]
-    message: Option<PbMessage>,
-    #[prost(bytes = "bytes", tag = "2")]
-    digest: Bytes,
-    #[prost(int64, tag = "3")]
-    time_ms: i64,
-    #[prost(bool, tag = "4")]
-    is_repair: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbMessage {
-    #[prost(string, tag = "1")]
-    id: String,
-    /// 1 system, 2 developer, 3 user, 4 assistant, 5 tool.
-    #[prost(uint32, tag = "2")]
-    role: u32,
-    #[prost(bool, tag = "3")]
-    in_progress: bool,
-    #[prost(uint32, tag = "4")]
-    tokens: u32,
-    #[prost(uint32, tag = "5")]
-    size: u32,
-    #[prost(message, repeated, tag = "6")]
-    tools: Vec<PbToolRef>,
-    #[prost(bytes = "bytes", tag = "7")]
-    payload: Bytes,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PbToolRef {
-    #[prost(bool, tag = "1")]
-    is_result: bool,
-    #[prost(string, tag = "2")]
-    call_id: String,
-    #[prost(string, tag = "3")]
-    name: String,
-}
-
 /// Encodes the records of one append.
 pub(super) fn encode(records: &[Record]) -> Vec<u8> {
-    PbAppend { records: records.iter().map(to_record).collect() }.encode_to_vec()
+    pb::Append { records: records.iter().map(encode_record).collect() }.encode_to_vec()
 }
 
-/// Encodes one record so that no piece holds more messages than an append does: the messages of a long run can take more
-/// bytes than one frame may.
+/// Encodes one record as several appends of at most [`MAX_BATCH`] messages each, because the messages of a long run can
+/// take more bytes than a frame can hold.
 pub(super) fn encode_in_pieces(record: &Record) -> Vec<Vec<u8>> {
+    let piece = |record: &Record| encode(slice::from_ref(record));
     match record {
         Record::Accepted { run, entries } if entries.len() > MAX_BATCH => entries
             .chunks(MAX_BATCH)
-            .map(|entries| encode(&[Record::Accepted { run: *run, entries: entries.to_vec() }]))
+            .map(|entries| piece(&Record::Accepted { run: *run, entries: entries.to_vec() }))
             .collect(),
-        Record::Began { .. } | Record::Accepted { .. } | Record::Touched { .. } | Record::Settled { .. } => {
-            vec![encode(std::slice::from_ref(record))]
-        }
+        _ => vec![piece(record)],
     }
 }
 
-/// Decodes the records of one append. An error is no damage, which the checksum would have shown: another version wrote
-/// what this one does not know.
-pub(super) fn decode(encoded: &[u8]) -> Result<Vec<Record>> {
-    // From a slice, so that no payload keeps the whole file in memory.
-    let append = PbAppend::decode(encoded).map_err(|cause| Violation::new("append", cause.to_string()))?;
-    append.records.into_iter().map(record_of).collect()
-}
-
-/// About how many bytes records take when they are encoded; at once, where encoding them would take its time.
+/// Estimates the bytes that records take in the file, because to encode them takes too long for the caller.
 pub(super) fn estimate(records: &[Record]) -> u64 {
     let size = |record: &Record| match record {
         Record::Began { .. } => 256,
@@ -157,117 +53,201 @@ pub(super) fn estimate(records: &[Record]) -> u64 {
         }
         Record::Touched { .. } | Record::Settled { .. } => 32,
     };
-    records.iter().map(|record| u64::try_from(size(record)).unwrap_or(u64::MAX)).sum()
+    records.iter().map(size).sum::<usize>() as u64
 }
 
-fn to_record(record: &Record) -> PbRecord {
+/// Decodes the records of one append. An error means that another release wrote the append: its checksum is right, so
+/// that the disk did not damage it.
+pub(super) fn decode(payload: &[u8]) -> Result<Vec<Record>> {
+    // prost copies the bytes of a slice; decoded from `Bytes`, each message would keep the whole file in memory.
+    let append = pb::Append::decode(payload).map_err(|cause| Violation::new("append", cause.to_string()))?;
+    append.records.into_iter().map(decode_record).collect()
+}
+
+fn encode_record(record: &Record) -> pb::Record {
     let kind = match record {
-        Record::Began { run, origin, creates } => PbKind::Began(Box::new(PbBegan {
-            run: run.0,
-            origin: Some(PbOrigin::from(&**origin)),
-            creates: *creates,
-        })),
+        Record::Began { run, origin, creates } => {
+            Kind::Began(pb::Began { run: run.0, origin: Some(encode_origin(origin)), creates: *creates })
+        }
         Record::Accepted { run, entries } => {
-            PbKind::Accepted(PbAccepted { run: run.0, entries: entries.iter().map(to_entry).collect() })
+            Kind::Accepted(pb::Accepted { run: run.0, entries: entries.iter().map(encode_entry).collect() })
         }
         Record::Touched { run, ttl } => {
-            PbKind::Touched(PbTouched { run: run.0, ttl_ms: ttl.map(Ttl::as_millis) })
+            Kind::Touched(pb::Touched { run: run.0, ttl_ms: ttl.map(Ttl::as_millis) })
         }
-        Record::Settled { run } => PbKind::Settled(PbSettled { run: run.0 }),
+        Record::Settled { run } => Kind::Settled(pb::Settled { run: run.0 }),
     };
-    PbRecord { kind: Some(kind) }
+    pb::Record { kind: Some(kind) }
 }
 
-fn record_of(record: PbRecord) -> Result<Record> {
+fn decode_record(record: pb::Record) -> Result<Record> {
     let kind = record.kind.ok_or_else(|| Violation::new("record", "is of a kind that is not known"))?;
     Ok(match kind {
-        PbKind::Began(began) => Record::Began {
-            run: RunId(began.run),
-            origin: Arc::new(began.origin.ok_or_else(|| missing("origin"))?.try_into()?),
-            creates: began.creates,
-        },
-        PbKind::Accepted(PbAccepted { run, entries }) => Record::Accepted {
-            run: RunId(run),
-            entries: entries.into_iter().map(entry_of).collect::<Result<_>>()?,
-        },
-        PbKind::Touched(PbTouched { run, ttl_ms }) => Record::Touched {
-            run: RunId(run),
-            ttl: ttl_ms.map(|millis| ttl_of("touched.ttl", millis)).transpose()?,
-        },
-        PbKind::Settled(PbSettled { run }) => Record::Settled { run: RunId(run) },
+        Kind::Began(pb::Began { run, origin, creates }) => {
+            let origin = Arc::new(decode_origin(required("origin", origin)?)?);
+            Record::Began { run: RunId(run), origin, creates }
+        }
+        Kind::Accepted(pb::Accepted { run, entries }) => {
+            let entries = entries.into_iter().map(decode_entry).collect::<Result<_>>()?;
+            Record::Accepted { run: RunId(run), entries }
+        }
+        Kind::Touched(pb::Touched { run, ttl_ms }) => {
+            let ttl = ttl_ms.map(|millis| decode_ttl("touched.ttl", millis)).transpose()?;
+            Record::Touched { run: RunId(run), ttl }
+        }
+        Kind::Settled(pb::Settled { run }) => Record::Settled { run: RunId(run) },
     })
 }
 
-fn missing(field: &str) -> Violation {
-    Violation::new(field, "is missing")
+fn encode_origin(origin: &Origin) -> pb::Origin {
+    pb::Origin {
+        thread: Some(encode_thread(&origin.thread)),
+        any_owner: origin.any_owner,
+        created_by: origin.created_by.as_ref().map(RequestId::to_string),
+    }
 }
 
-fn ttl_of(field: &str, millis: i64) -> Result<Ttl> {
-    Ttl::new(field, Duration::from_millis(u64::try_from(millis).unwrap_or_default()))
+fn decode_origin(origin: pb::Origin) -> Result<Origin> {
+    let created_by = |id: String| RequestId::parse("origin.created_by", &id);
+    Ok(Origin {
+        thread: decode_thread(required("origin.thread", origin.thread)?)?,
+        any_owner: origin.any_owner,
+        created_by: origin.created_by.map(created_by).transpose()?,
+    })
 }
 
-fn to_entry(entry: &Entry) -> PbEntry {
-    let Message { id, role, in_progress, tokens, size, tools, payload } = &*entry.message;
-    let to_tool = |tool: &ToolRef| PbToolRef {
-        is_result: tool.is_result,
-        call_id: tool.call_id.clone(),
-        name: tool.name.clone(),
+fn encode_thread(thread: &Thread) -> pb::Thread {
+    let parent = |parent: &Parent| pb::Parent { thread_id: parent.thread_id.to_string(), seq: parent.seq };
+    pb::Thread {
+        id: thread.id.to_string(),
+        profile: Some(encode_profile(&thread.profile)),
+        epoch: thread.epoch.clone(),
+        revision: thread.revision,
+        message_count: thread.message_count,
+        first_seq: thread.first_seq,
+        last_seq: thread.last_seq,
+        token_count: thread.token_count,
+        size_bytes: thread.size_bytes,
+        parent: thread.parent.as_ref().map(parent),
+        create_time_ms: thread.create_time.as_millis(),
+        update_time_ms: thread.update_time.as_millis(),
+        expire_time_ms: thread.expire_time.map(Timestamp::as_millis),
+        local: thread.local,
+    }
+}
+
+fn decode_thread(thread: pb::Thread) -> Result<Thread> {
+    let parent = |pb::Parent { thread_id, seq }| {
+        ThreadId::parse("thread.parent", &thread_id).map(|thread_id| Parent { thread_id, seq })
     };
-    PbEntry {
-        message: Some(PbMessage {
-            id: id.to_string(),
-            role: role_code(*role),
-            in_progress: *in_progress,
-            tokens: *tokens,
-            size: *size,
-            tools: tools.iter().map(to_tool).collect(),
-            payload: payload.clone(),
-        }),
+    Ok(Thread {
+        id: ThreadId::parse("thread.id", &thread.id)?,
+        profile: decode_profile(required("thread.profile", thread.profile)?)?,
+        epoch: thread.epoch,
+        revision: thread.revision,
+        message_count: thread.message_count,
+        first_seq: thread.first_seq,
+        last_seq: thread.last_seq,
+        token_count: thread.token_count,
+        size_bytes: thread.size_bytes,
+        parent: thread.parent.map(parent).transpose()?,
+        create_time: Timestamp::from_millis(thread.create_time_ms),
+        update_time: Timestamp::from_millis(thread.update_time_ms),
+        expire_time: thread.expire_time_ms.map(Timestamp::from_millis),
+        local: thread.local,
+    })
+}
+
+fn encode_profile(profile: &Profile) -> pb::Profile {
+    pb::Profile {
+        owner: profile.owner.as_ref().map(Owner::to_string),
+        title: profile.title.clone(),
+        labels: profile.labels.clone(),
+        ttl_ms: profile.ttl.as_millis(),
+        pinned: profile.pinned,
+        trim_max_messages: profile.trim.max_messages,
+        trim_max_bytes: profile.trim.max_bytes,
+    }
+}
+
+fn decode_profile(profile: pb::Profile) -> Result<Profile> {
+    let owner = |owner: String| Owner::parse("profile.owner", &owner);
+    Ok(Profile {
+        owner: profile.owner.map(owner).transpose()?,
+        title: profile.title,
+        labels: profile.labels,
+        ttl: decode_ttl("profile.ttl", profile.ttl_ms)?,
+        pinned: profile.pinned,
+        trim: Trim { max_messages: profile.trim_max_messages, max_bytes: profile.trim_max_bytes },
+    })
+}
+
+fn encode_entry(entry: &Entry) -> pb::Entry {
+    let message = &*entry.message;
+    let tool = |tool: &ToolRef| {
+        let ToolRef { is_result, call_id, name } = tool.clone();
+        pb::ToolRef { is_result, call_id, name }
+    };
+    let role = match message.role {
+        Role::System => pb::Role::System,
+        Role::Developer => pb::Role::Developer,
+        Role::User => pb::Role::User,
+        Role::Assistant => pb::Role::Assistant,
+        Role::Tool => pb::Role::Tool,
+    };
+    let message = pb::Message {
+        id: message.id.to_string(),
+        role: role.into(),
+        in_progress: message.in_progress,
+        tokens: message.tokens,
+        size: message.size,
+        tools: message.tools.iter().map(tool).collect(),
+        payload: message.payload.clone(),
+    };
+    pb::Entry {
+        message: Some(message),
         digest: Bytes::copy_from_slice(&entry.digest.0),
         time_ms: entry.time.as_millis(),
         is_repair: entry.is_repair,
     }
 }
 
-fn entry_of(entry: PbEntry) -> Result<Entry> {
-    let message = entry.message.ok_or_else(|| missing("entry.message"))?;
-    let tool_of =
-        |tool: PbToolRef| ToolRef { is_result: tool.is_result, call_id: tool.call_id, name: tool.name };
+fn decode_entry(entry: pb::Entry) -> Result<Entry> {
+    let message = required("entry.message", entry.message)?;
+    let tool = |pb::ToolRef { is_result, call_id, name }| ToolRef { is_result, call_id, name };
+    let role = match message.role() {
+        pb::Role::System => Role::System,
+        pb::Role::Developer => Role::Developer,
+        pb::Role::User => Role::User,
+        pb::Role::Assistant => Role::Assistant,
+        pb::Role::Tool => Role::Tool,
+        pb::Role::Unspecified => {
+            return Err(Violation::new("entry.message.role", format!("{} is not known", message.role)));
+        }
+    };
+    let message = Message {
+        id: MessageId::parse("entry.message.id", &message.id)?,
+        role,
+        in_progress: message.in_progress,
+        tokens: message.tokens,
+        size: message.size,
+        tools: message.tools.into_iter().map(tool).collect(),
+        payload: message.payload,
+    };
     let digest = <[u8; 16]>::try_from(&*entry.digest)
         .map_err(|_| Violation::new("entry.digest", "must be 16 bytes long"))?;
     Ok(Entry {
-        message: Arc::new(Message {
-            id: MessageId::parse("entry.message.id", &message.id)?,
-            role: role_of(message.role)?,
-            in_progress: message.in_progress,
-            tokens: message.tokens,
-            size: message.size,
-            tools: message.tools.into_iter().map(tool_of).collect(),
-            payload: message.payload,
-        }),
+        message: Arc::new(message),
         digest: Digest(digest),
         time: Timestamp::from_millis(entry.time_ms),
         is_repair: entry.is_repair,
     })
 }
 
-fn role_code(role: Role) -> u32 {
-    match role {
-        Role::System => 1,
-        Role::Developer => 2,
-        Role::User => 3,
-        Role::Assistant => 4,
-        Role::Tool => 5,
-    }
+fn required<T>(field: &str, value: Option<T>) -> Result<T> {
+    value.ok_or_else(|| Violation::new(field, "is missing"))
 }
 
-fn role_of(code: u32) -> Result<Role> {
-    match code {
-        1 => Ok(Role::System),
-        2 => Ok(Role::Developer),
-        3 => Ok(Role::User),
-        4 => Ok(Role::Assistant),
-        5 => Ok(Role::Tool),
-        _ => Err(Violation::new("entry.message.role", format!("{code} is not known"))),
-    }
+fn decode_ttl(field: &str, millis: i64) -> Result<Ttl> {
+    Ttl::new(field, Duration::from_millis(u64::try_from(millis).unwrap_or_default()))
 }

@@ -1,96 +1,68 @@
-//! The bytes of the file: a header, and frames that show when they are damaged. Pure; decides nothing.
+//! The bytes of the file: a header, then frames. Pure.
 //!
-//! All numbers are big-endian. The header: magic (8 bytes) · version (4) · the file's marker (8) · CRC-32 of all before
-//! it (4). A frame: the marker (8) · length of the payload (4) · CRC-32 of length and payload (4) · the payload, which is
-//! one append.
+//! All numbers are big-endian. The header is: magic (8 bytes), version (4), marker of the file (8), CRC-32 of the bytes
+//! before (4). A frame is: marker (8), length of the payload (4), CRC-32 of length and payload (4), payload. The payload
+//! is one append.
 //!
-//! The marker is random and another one in each file. So behind damage the next whole frame is found by its marker, and
-//! no message that holds bytes of a journal is ever taken for a frame.
+//! Each file has a random marker of its own. So a reader can find the next whole frame behind damage, and a message that
+//! holds bytes of another journal file is not read as frames.
 
 use std::{io, ops::Range};
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut};
 
-/// The version of the format that this code writes, and the only one that it reads.
-pub(super) const VERSION: u32 = 1;
+/// What the header and each frame of one file hold to tell them from other bytes.
+pub(super) type Marker = [u8; 8];
+
 /// The bytes of the header.
 pub(super) const HEADER: usize = 24;
 
 const MAGIC: [u8; 8] = *b"FUSEJRNL";
-
-/// What every frame of one file begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Marker([u8; 8]);
-
-impl Marker {
-    /// Makes a marker that no other file has.
-    pub(super) fn random() -> Self {
-        Self(rand::random())
-    }
-}
-
-/// Why a file has no header that can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadHeader {
-    /// It does not begin as a journal file does.
-    #[error("it holds something else than a journal of fusewire")]
-    Foreign,
-    /// Another version of this program wrote it.
-    #[error("it has version {0} of the format, and only version {VERSION} is known")]
-    Version(u32),
-    /// It is a journal file whose header was changed.
-    #[error("its header is damaged")]
-    Damaged,
-}
+/// The only version of the format so far.
+const VERSION: u32 = 1;
 
 /// Returns the header of a file with this marker.
 pub(super) fn header(marker: Marker) -> Vec<u8> {
-    let mut header = Vec::with_capacity(HEADER);
-    header.put_slice(&MAGIC);
-    header.put_u32(VERSION);
-    header.put_slice(&marker.0);
+    let mut header = [&MAGIC[..], &VERSION.to_be_bytes(), &marker].concat();
     header.put_u32(crc32fast::hash(&header));
     header
 }
 
-/// Reads the header; none where the file ends before it does, so that nothing can have been written behind it.
-pub(super) fn read_header(file: &[u8]) -> Result<Option<Marker>, BadHeader> {
-    let Some((magic, rest)) = file.split_first_chunk() else {
-        return if MAGIC.starts_with(file) { Ok(None) } else { Err(BadHeader::Foreign) };
+/// Reads the marker from the header, or says why the file cannot be read. A file that ends within the header has no
+/// marker: it cannot hold frames.
+pub(super) fn read_header(file: &[u8]) -> Result<Option<Marker>, String> {
+    let Some(mut rest) = file.strip_prefix(&MAGIC) else {
+        let is_cut_short = MAGIC.starts_with(file);
+        return if is_cut_short {
+            Ok(None)
+        } else {
+            Err("it holds something else than a journal of fusewire".into())
+        };
     };
-    if *magic != MAGIC {
-        return Err(BadHeader::Foreign);
-    }
-    let Some((version, rest)) = rest.split_first_chunk() else { return Ok(None) };
-    let version = u32::from_be_bytes(*version);
+    let Ok(version) = rest.try_get_u32() else { return Ok(None) };
     if version != VERSION {
-        return Err(BadHeader::Version(version));
+        return Err(format!("it has version {version} of the format, and only version {VERSION} is known"));
     }
-    let Some((marker, rest)) = rest.split_first_chunk() else { return Ok(None) };
-    let marker = Marker(*marker);
-    match rest.first_chunk::<4>() {
-        None => Ok(None),
-        Some(_) if file.starts_with(&header(marker)) => Ok(Some(marker)),
-        Some(_) => Err(BadHeader::Damaged),
-    }
+    let (Some(marker), Some(found)) = (rest.first_chunk(), file.get(..HEADER)) else { return Ok(None) };
+    if found == header(*marker) { Ok(Some(*marker)) } else { Err("its header is damaged".into()) }
 }
 
-/// Puts a frame behind what is there; fails, with nothing put, if its payload is 4 GiB long or longer.
+/// Adds a frame; fails, and adds nothing, if the payload takes 4 GiB or more.
 pub(super) fn put_frame(to: &mut Vec<u8>, marker: Marker, payload: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(payload.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    to.put_slice(&marker.0);
+    let length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    to.put_slice(&marker);
     to.put_u32(length);
-    to.put_u32(checksum(length.to_be_bytes(), payload));
+    to.put_u32(checksum(length, payload));
     to.put_slice(payload);
     Ok(())
 }
 
 /// What a file holds behind its header.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Frames<'a> {
-    /// The payloads of the frames that are whole, in order, and where each frame begins.
+    /// Each whole frame: where it begins, and its payload.
     pub(super) whole: Vec<(usize, &'a [u8])>,
-    /// What lies between whole frames and is none.
+    /// The bytes between whole frames that are no frame.
     pub(super) damaged: Vec<Range<usize>>,
     /// Where the last whole frame ends.
     pub(super) end: usize,
@@ -100,7 +72,7 @@ pub(super) struct Frames<'a> {
 pub(super) fn find_frames(file: &[u8], marker: Marker) -> Frames<'_> {
     let mut frames = Frames { whole: Vec::new(), damaged: Vec::new(), end: HEADER };
     let mut at = HEADER;
-    while at < file.len() {
+    loop {
         if let Some((payload, end)) = frame_at(file, marker, at) {
             if frames.end < at {
                 frames.damaged.push(frames.end..at);
@@ -111,29 +83,29 @@ pub(super) fn find_frames(file: &[u8], marker: Marker) -> Frames<'_> {
         } else if let Some(next) = find_marker(file, marker, at + 1) {
             at = next;
         } else {
-            break;
+            return frames;
         }
     }
-    frames
 }
 
+/// Returns the payload and the end of the frame that begins here, if it is whole.
 fn frame_at(file: &[u8], marker: Marker, at: usize) -> Option<(&[u8], usize)> {
-    let rest = file.get(at..)?.strip_prefix(&marker.0)?;
-    let (length, rest) = rest.split_first_chunk()?;
-    let (sum, rest) = rest.split_first_chunk()?;
-    let payload = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let mut rest = file.get(at..)?.strip_prefix(&marker)?;
+    let length = rest.try_get_u32().ok()?;
+    let sum = rest.try_get_u32().ok()?;
+    let payload = rest.get(..length as usize)?;
     let end = file.len() - rest.len() + payload.len();
-    (u32::from_be_bytes(*sum) == checksum(*length, payload)).then_some((payload, end))
+    (sum == checksum(length, payload)).then_some((payload, end))
 }
 
 fn find_marker(file: &[u8], marker: Marker, from: usize) -> Option<usize> {
-    let rest = file.get(from..)?;
-    rest.windows(marker.0.len()).position(|window| window == marker.0).map(|at| from + at)
+    let found = file.get(from..)?.windows(marker.len()).position(|window| window == marker)?;
+    Some(from + found)
 }
 
-fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
+fn checksum(length: u32, payload: &[u8]) -> u32 {
     let mut sum = crc32fast::Hasher::new();
-    sum.update(&length);
+    sum.update(&length.to_be_bytes());
     sum.update(payload);
     sum.finalize()
 }

@@ -1,144 +1,146 @@
-//! Opening: what the file holds is read, and what cannot be read is cut off or kept aside, never overwritten.
+//! Opens a journal file: locks and reads it, cuts off a torn end, and keeps a damaged file aside.
 
 use std::{
     collections::HashSet,
-    fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{self, File, TryLockError},
+    io::{self, Write},
     ops::Range,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use tracing::{error, info, warn};
 
 use super::{
-    OpenError, SyncPolicy,
-    disk::{self, Disk, Written},
-    encoding,
-    format::{self, Frames},
-    place::{self, Place},
+    SyncPolicy,
+    disk::Disk,
+    encoding, format,
+    segment::{Segment, beside, create_private, sync_directory},
 };
 use crate::{
     clock::{SystemClock, fresh_id},
     threads::replay::Record,
 };
 
-/// A file that is open, and what it held.
-#[derive(Debug)]
-pub(super) struct Found {
-    /// The file.
-    pub(super) disk: Disk,
-    /// Everything that could be read, in order.
-    pub(super) records: Vec<Record>,
-    /// The bytes at the end that were cut off: an append that was never whole.
-    pub(super) torn_bytes: u64,
-    /// Where the file was kept as it was, if it was damaged elsewhere.
-    pub(super) kept: Option<PathBuf>,
+/// Why a file cannot be used, for people.
+type Result<T> = std::result::Result<T, String>;
+
+fn cannot(doing: &str) -> impl FnOnce(io::Error) -> String {
+    move |cause| format!("cannot {doing}: {cause}")
 }
 
-/// Opens the file at a path, or creates it.
-pub(super) fn open(path: &Path, policy: SyncPolicy) -> Result<Found, OpenError> {
-    let place = Place::take(path)?;
-    let io = |doing| move |cause| OpenError::Io { path: path.into(), doing, cause };
-    let Some((file, content)) = read(&place).map_err(io("open it"))? else {
-        let written = disk::write(&place, &[]).map_err(io("create it"))?;
-        return Ok(Found::empty(Disk::new(place, policy, written)));
+/// Opens the file, or creates it. Returns the records in it.
+pub(super) fn open(path: &Path, policy: SyncPolicy) -> Result<(Disk, Vec<Record>)> {
+    let (path, lock) = lock(path)?;
+    let (segment, records) = recover(&path)?;
+    Ok((Disk::new(path, lock, policy, segment), records))
+}
+
+/// Locks the file that the path leads to. Returns its path without links, and the lock, which is held until it is dropped.
+fn lock(path: &Path) -> Result<(PathBuf, File)> {
+    // Two processes that come through different links must meet at one lock, and a replacement must not replace a link.
+    let path = resolve(path).map_err(cannot("find its directory"))?;
+    // To open a pipe would block until another process writes to it.
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Err("it is no regular file".into());
+    }
+    let lock_path = beside(&path, ".lock");
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+    let lock = lock.map_err(cannot("open the file .lock beside it"))?;
+    // The lock file is never removed: another process could have locked it just before.
+    match lock.try_lock() {
+        Ok(()) => Ok((path, lock)),
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("it is in use: another process has locked {}", lock_path.display()))
+        }
+        Err(TryLockError::Error(cause)) => Err(cannot("lock the file .lock beside it")(cause)),
+    }
+}
+
+/// Resolves links; the file itself need not exist.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Err(cause), Some(directory), Some(name)) if cause.kind() == io::ErrorKind::NotFound => {
+            let directory = if directory == Path::new("") { Path::new(".") } else { directory };
+            Ok(fs::canonicalize(directory)?.join(name))
+        }
+        (resolved, ..) => resolved,
+    }
+}
+
+/// Reads the file, and leaves only whole frames in it. Creates it if it is missing or empty.
+fn recover(path: &Path) -> Result<(Segment, Vec<Record>)> {
+    let content = match fs::read(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Vec::new(),
+        read => read.map_err(cannot("read it"))?,
     };
-    let unusable = |reason: String| OpenError::Unusable { path: path.into(), reason };
-    let Some(marker) = format::read_header(&content).map_err(|bad| unusable(bad.to_string()))? else {
-        let written = disk::write(&place, &[]).map_err(io("begin it"))?;
-        return Ok(Found::empty(Disk::new(place, policy, written)));
+    let Some(marker) = format::read_header(&content)? else {
+        let segment = Segment::create(path, &[]).map_err(cannot("create it"))?;
+        info!(path = %path.display(), "began a journal file");
+        return Ok((segment, Vec::new()));
     };
     let frames = format::find_frames(&content, marker);
     let mut records = Vec::new();
     for (at, payload) in &frames.whole {
-        let decoded = encoding::decode(payload)
-            .map_err(|bad| unusable(format!("{} {} (byte {at})", bad.field, bad.reason)))?;
-        records.extend(decoded);
+        let decoded = encoding::decode(payload);
+        records.extend(decoded.map_err(|bad| format!("{} {} (byte {at})", bad.field, bad.reason))?);
     }
+    let (length, torn_bytes) = (frames.end as u64, (content.len() - frames.end) as u64);
     if !frames.damaged.is_empty() {
-        return salvage(place, policy, &content, &frames, records).map_err(io("put it right"));
+        return salvage(path, &content, &frames.damaged, torn_bytes, records).map_err(cannot("put it right"));
     }
-    let torn_bytes = to_u64(content.len() - frames.end);
-    let length = to_u64(frames.end);
+    let file = File::options().append(true).open(path).map_err(cannot("open it"))?;
     if torn_bytes > 0 {
-        // Before anything is put behind it: else this would be damage between whole frames.
-        file.set_len(length).and_then(|()| file.sync_all()).map_err(io("cut its torn end off"))?;
+        // Now, because an append behind the torn end would turn it into damage between whole frames.
+        file.set_len(length).and_then(|()| file.sync_all()).map_err(cannot("cut its torn end off"))?;
         warn!(path = %path.display(), torn_bytes, at = length, "the journal file had a torn end: the write that it belonged to never ended");
     }
     info!(path = %path.display(), records = records.len(), bytes = length, "opened the journal file");
-    let disk = Disk::new(place, policy, Written { file, marker, length });
-    Ok(Found { disk, records, torn_bytes, kept: None })
+    Ok((Segment { file, marker, length }, records))
 }
 
-impl Found {
-    fn empty(disk: Disk) -> Self {
-        info!(path = %disk.path().display(), "began a journal file");
-        Self { disk, records: Vec::new(), torn_bytes: 0, kept: None }
-    }
-}
-
-/// Opens the file and reads all of it; none if there is none.
-fn read(place: &Place) -> io::Result<Option<(File, Vec<u8>)>> {
-    let file = match OpenOptions::new().read(true).append(true).open(place.path()) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    let mut content = Vec::new();
-    (&file).read_to_end(&mut content)?;
-    Ok(Some((file, content)))
-}
-
-/// Keeps a damaged file as it is under another name, and goes on with what of it is whole. The service can then start,
-/// nothing is lost that could be read, and what could not be is still there.
+/// Copies a damaged file aside, and replaces it by what could be read. So the service can start, and an operator can
+/// still look for the rest.
 fn salvage(
-    place: Place,
-    policy: SyncPolicy,
+    path: &Path,
     content: &[u8],
-    frames: &Frames<'_>,
-    records: Vec<Record>,
-) -> io::Result<Found> {
-    let kept = place.beside(&format!(".damaged-{}", fresh_id(&SystemClock)));
-    let mut copy = place::create(&kept)?;
+    damaged: &[Range<usize>],
+    torn_bytes: u64,
+    mut records: Vec<Record>,
+) -> io::Result<(Segment, Vec<Record>)> {
+    let kept = beside(path, &format!(".damaged-{}", fresh_id(&SystemClock)));
+    let mut copy = create_private(&kept)?;
     copy.write_all(content)?;
     copy.sync_all()?;
-    place.sync_directory()?;
+    sync_directory(path)?;
 
-    let (records, orphans) = drop_orphans(records);
-    let written = disk::write(&place, &records)?;
-    let torn_bytes = to_u64(content.len() - frames.end);
+    let orphans = remove_orphans(&mut records);
+    let segment = Segment::create(path, &records)?;
     error!(
-        path = %place.path().display(),
+        path = %path.display(),
         kept = %kept.display(),
-        damaged_bytes = frames.damaged.iter().map(Range::len).sum::<usize>(),
-        at = ?frames.damaged,
+        damaged_bytes = damaged.iter().map(Range::len).sum::<usize>(),
+        at = ?damaged,
         torn_bytes,
         records = records.len(),
         orphans,
         "the journal file was damaged: writes in it are lost; kept it aside and went on with what could be read"
     );
-    Ok(Found { disk: Disk::new(place, policy, written), records, torn_bytes, kept: Some(kept) })
+    Ok((segment, records))
 }
 
-/// Drops the records of runs whose beginning was lost, for nobody knows any more which thread they are of.
-fn drop_orphans(records: Vec<Record>) -> (Vec<Record>, usize) {
-    let mut begun = HashSet::new();
+/// Removes the records of runs whose beginning is lost, because only the beginning names the thread. Returns how many.
+fn remove_orphans(records: &mut Vec<Record>) -> usize {
     let count = records.len();
-    let kept: Vec<_> = records
-        .into_iter()
-        .filter(|record| match record {
-            Record::Began { run, .. } => {
-                begun.insert(*run);
-                true
-            }
-            Record::Accepted { run, .. } | Record::Touched { run, .. } | Record::Settled { run } => {
-                begun.contains(run)
-            }
-        })
-        .collect();
-    let orphans = count - kept.len();
-    (kept, orphans)
-}
-
-fn to_u64(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
+    let mut begun = HashSet::new();
+    records.retain(|record| match record {
+        Record::Began { run, .. } => {
+            begun.insert(*run);
+            true
+        }
+        Record::Accepted { run, .. } | Record::Touched { run, .. } | Record::Settled { run } => {
+            begun.contains(run)
+        }
+    });
+    count - records.len()
 }

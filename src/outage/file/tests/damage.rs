@@ -40,11 +40,10 @@ async fn a_file_cut_anywhere_holds_the_appends_before_the_cut() {
         let held = held.unwrap_or_else(|| panic!("cut at {length}: {records:?}"));
         assert!(held >= most, "cut at {length}: fewer than before");
         most = held;
-        assert_eq!(found.kept, None);
+        assert_eq!(folder.kept(), None);
         drop(found);
         // Cut off once and for all.
-        let again = folder.open_bytes(&fs::read(folder.path()).unwrap()).unwrap();
-        assert_eq!((again.records, again.torn_bytes), (records, 0));
+        assert_eq!(folder.open(SyncPolicy::Never).records, records);
     }
     assert_eq!(most, 4);
 }
@@ -57,11 +56,9 @@ async fn appends_go_on_behind_a_torn_end() {
         (0..5000_u32).map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     for tail in [&[0; 1][..], &[0; 5000], &file[24..40], &garbage] {
         fs::write(folder.path(), [&file, tail].concat()).unwrap();
-        let shutdown = Shutdown::new();
-        let found = FileJournal::open(&folder.path(), SyncPolicy::Always, &shutdown).unwrap();
-        assert_eq!((found.torn_bytes, &found.kept), (tail.len() as u64, &None));
-        assert_eq!(found.records, appends().concat());
-        let open = Open { journal: found.journal, records: found.records, shutdown };
+        let open = folder.recover(SyncPolicy::Always);
+        assert_eq!((fs::read(folder.path()).unwrap(), folder.kept()), (file.clone(), None));
+        assert_eq!(open.records, appends().concat());
         open.append(&[settled(3)]).await.unwrap();
         open.close().await;
         assert_eq!(folder.open(SyncPolicy::Always).records, [appends().concat(), vec![settled(3)]].concat());
@@ -96,16 +93,18 @@ async fn a_changed_byte_stops_the_start_or_costs_one_append_and_is_kept() {
         changed[at] ^= 0x10;
         let found = match folder.open_bytes(&changed) {
             Ok(found) => found,
-            Err(OpenError::Unusable { .. }) if at < format::HEADER => {
+            Err(_) if at < format::HEADER => {
                 assert_eq!(fs::read(folder.path()).unwrap(), changed);
                 continue;
             }
             Err(other) => panic!("byte {at}: {other}"),
         };
         assert!(is_subsequence(&found.records, &begun.concat()));
-        match &found.kept {
-            Some(kept) => assert_eq!(fs::read(kept).unwrap(), changed),
-            None => assert_eq!((found.torn_bytes > 0, found.records.len()), (true, last)),
+        if let Some(kept) = folder.kept() {
+            assert_eq!(fs::read(kept).unwrap(), changed);
+        } else {
+            assert!(changed.starts_with(&fs::read(folder.path()).unwrap()));
+            assert_eq!(found.records.len(), last);
         }
         let records = found.records;
         drop(found.journal);
@@ -124,7 +123,7 @@ async fn whole_appends_behind_damage_are_kept() {
     changed[second] = b'x';
     let found = folder.open_bytes(&changed).unwrap();
     assert_eq!(found.records, [began(1), accepted(1, "m-2"), accepted(1, "m-3")]);
-    let kept = found.kept.unwrap();
+    let kept = folder.kept().unwrap();
     assert!(kept.to_str().unwrap().starts_with(&format!("{}.damaged-", folder.path().display())));
     assert_eq!(fs::read(kept).unwrap(), changed);
 }
@@ -136,7 +135,7 @@ async fn zeros_in_the_middle_are_damage() {
     let hole = [&file[..format::HEADER], &[0; 4096], &file[format::HEADER..]].concat();
     let found = folder.open_bytes(&hole).unwrap();
     assert_eq!(found.records, [began(1), accepted(1, "m-1")]);
-    assert!(found.kept.is_some());
+    assert!(folder.kept().is_some());
 }
 
 #[tokio::test]
@@ -147,7 +146,7 @@ async fn what_is_left_of_a_run_without_its_beginning_is_only_kept_aside() {
     file[format::HEADER + 20] ^= 1;
     let found = folder.open_bytes(&file).unwrap();
     assert_eq!(found.records, [began(2), accepted(2, "m-2")]);
-    assert!(found.kept.is_some());
+    assert!(folder.kept().is_some());
 }
 
 #[tokio::test]

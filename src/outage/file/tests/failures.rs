@@ -139,7 +139,7 @@ async fn a_crash_in_the_middle_of_a_replacement_changes_nothing() {
 async fn a_writer_that_dies_leaves_a_file_that_has_failed() {
     let folder = Folder::new();
     let open = folder.open(SyncPolicy::Always);
-    open.journal.0.disk().dies = true;
+    open.journal.0.disk().panics = true;
     assert!(open.journal.append(vec![began(1)]).await.is_err());
     // The task may still be telling others.
     assert!(open.shutdown.wait(Duration::from_secs(30)).await);

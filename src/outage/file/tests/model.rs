@@ -79,11 +79,9 @@ async fn hold_to_model(policy: SyncPolicy, steps: Vec<Step>) {
                 torn.extend(u32::try_from(whole).unwrap().to_be_bytes());
                 torn.extend(vec![0xa5; whole + 4]);
                 torn.truncate(written);
-                fs::write(folder.path(), [file, torn].concat()).unwrap();
-                let shutdown = Shutdown::new();
-                let found = FileJournal::open(&folder.path(), policy, &shutdown).unwrap();
-                assert_eq!((found.torn_bytes, found.kept), (written as u64, None));
-                open = Open { journal: found.journal, records: found.records, shutdown };
+                fs::write(folder.path(), [file.clone(), torn].concat()).unwrap();
+                open = folder.recover(policy);
+                assert_eq!((fs::read(folder.path()).unwrap(), folder.kept()), (file, None));
                 assert_eq!(open.records, model);
             }
         }

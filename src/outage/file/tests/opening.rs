@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use super::*;
-use crate::outage::file::format::{self, Marker};
+use crate::outage::file::format;
 
 fn refusal(path: &Path) -> String {
     let refused = FileJournal::open(path, SyncPolicy::Always, &Shutdown::new()).unwrap_err().to_string();
@@ -88,7 +88,7 @@ fn what_is_no_journal_is_left_alone() {
 #[test]
 fn another_version_is_left_alone() {
     let folder = Folder::new();
-    let mut header = format::header(Marker::random());
+    let mut header = format::header(rand::random());
     header[11] = 2;
     fs::write(folder.path(), &header).unwrap();
     let refused = refusal(&folder.path());
@@ -99,7 +99,7 @@ fn another_version_is_left_alone() {
 #[test]
 fn a_record_of_a_later_version_stops_the_start() {
     let folder = Folder::new();
-    let marker = Marker::random();
+    let marker = rand::random();
     let mut file = format::header(marker);
     // An append of one record, which has nothing but a field 15.
     format::put_frame(&mut file, marker, b"\x0a\x02\x78\x01").unwrap();
