@@ -15,7 +15,9 @@ use crate::{
     },
     threads::{
         AppendedMessage, Cut, Guard, MessageUpdate, MessagesCursor, NewMessage, RequestId, Role,
-        ThreadChange, ThreadStore, ToolRef, Trim, context::Budget, replay::Done,
+        ThreadChange, ThreadStore, ToolRef, Trim,
+        context::Budget,
+        replay::{Done, Replay, RunId},
     },
 };
 
@@ -54,10 +56,19 @@ impl Fleet {
         self.copies.journal().entries
     }
 
+    /// The batches that wait.
+    fn due(&self) -> Vec<RunId> {
+        self.copies.lock().queue.due(Instant::now(), true).concat()
+    }
+
+    fn step(&self, batch: RunId) -> Replay {
+        self.copies.lock().queue.step(batch).unwrap()
+    }
+
     /// Plays the replay of all that waits in a store that has all of it already.
     fn merge(&self) {
-        for run in self.copies.lock().queue.due(Instant::now(), true).concat() {
-            let step = self.copies.lock().queue.step(run).unwrap();
+        for run in self.due() {
+            let step = self.step(run);
             let thread = Thread { local: false, ..step.origin.thread.clone() };
             let previous_last_seq = thread.last_seq;
             let duplicates = vec![true; step.entries.len()];

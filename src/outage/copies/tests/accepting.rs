@@ -27,12 +27,7 @@ async fn renewals_are_local_until_redis_is_back() {
     assert_eq!(read.value.thread.expire_time, Some(START.plus(TTL / 2 + TTL * 4)));
     assert_eq!(fleet.copies.renewed(), [], "the renewal that a caller asked for waits");
     assert_eq!(fleet.waiting(), 1);
-    let step = fleet
-        .copies
-        .lock()
-        .queue
-        .step(fleet.copies.lock().queue.due(Instant::now(), false).concat()[0])
-        .unwrap();
+    let step = fleet.step(fleet.due()[0]);
     assert_eq!((step.entries.len(), step.ttl, step.creates), (0, Some(ttl(TTL * 3)), false));
 }
 
