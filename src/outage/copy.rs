@@ -45,14 +45,22 @@ pub(super) struct ThreadCopy {
     is_renewed: bool,
     /// When Redis last acknowledged a write of this process.
     wrote_at: Option<Timestamp>,
-    /// Whether memory has writes that Redis has not.
-    is_waiting: bool,
+    local_writes: LocalWrites,
     /// Once writes wait: ids of messages in the log that this process did not write.
     foreign: HashSet<MessageId>,
-    /// Once writes wait: whether Redis told of a write that this copy lacks. Then nothing is read from it.
-    is_behind: bool,
     /// The epoch and revision that Redis acknowledged last.
     acknowledged: (String, i64),
+}
+
+/// Whether memory has writes that Redis has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LocalWrites {
+    /// It has none.
+    None,
+    /// They wait to be merged.
+    Waiting,
+    /// They wait, and Redis told of a write that this copy lacks: nothing is read from it.
+    Contradicted,
 }
 
 impl ThreadCopy {
@@ -65,9 +73,8 @@ impl ThreadCopy {
             is_created_here: false,
             is_renewed: false,
             wrote_at: None,
-            is_waiting: false,
+            local_writes: LocalWrites::None,
             foreign: HashSet::new(),
-            is_behind: false,
             acknowledged: (thread.epoch.clone(), thread.revision),
         }
     }
@@ -80,7 +87,8 @@ impl ThreadCopy {
         let mut copy = Self::of(&thread, now);
         copy.knows_all();
         copy.conversation.created_by = new.request_id.clone().map(Creator::Create);
-        (copy.is_created_here, copy.is_waiting) = (true, true);
+        copy.is_created_here = true;
+        copy.note_local_write();
         copy
     }
 
@@ -103,7 +111,7 @@ impl ThreadCopy {
                 message,
             });
         }
-        copy.is_waiting = true;
+        copy.note_local_write();
         copy.renew(None, now);
         copy
     }
@@ -141,7 +149,13 @@ impl ThreadCopy {
 
     /// Whether it has writes that Redis has not.
     pub(super) fn is_waiting(&self) -> bool {
-        self.is_waiting
+        self.local_writes != LocalWrites::None
+    }
+
+    fn note_local_write(&mut self) {
+        if !self.is_waiting() {
+            self.local_writes = LocalWrites::Waiting;
+        }
     }
 
     /// Whether its time is over, as far as this process knows.
@@ -156,7 +170,7 @@ impl ThreadCopy {
 
     /// Gives up the oldest messages, and ids if need be, so that the copy takes at most so many bytes. Not when writes wait.
     pub(super) fn shorten(&mut self, most: u64) {
-        if self.footprint() <= most || self.is_waiting {
+        if self.footprint() <= most || self.is_waiting() {
             return;
         }
         let beside_messages = |copy: &Self| copy.footprint() - copy.conversation.log.tally().memory;
@@ -210,7 +224,7 @@ impl ThreadCopy {
         }
         self.describe(thread, now);
         self.wrote_at = Some(now);
-        (self.is_waiting, self.is_created_here) = (false, false);
+        (self.local_writes, self.is_created_here) = (LocalWrites::None, false);
         self.foreign.clear();
         self.conversation.log.confirm();
         self.trim();
@@ -230,7 +244,7 @@ impl ThreadCopy {
     pub(super) fn touch(&mut self, ttl: Option<Ttl>, now: Timestamp) {
         self.note_foreign();
         self.renew(ttl, now);
-        self.is_waiting = true;
+        self.note_local_write();
     }
 
     /// Answers a creation: as before if it is the request that made this thread, else not at all.
@@ -311,7 +325,7 @@ impl ThreadCopy {
 
     /// Notes which messages this process did not write, before writes begin to wait.
     fn note_foreign(&mut self) {
-        if !self.is_waiting {
+        if !self.is_waiting() {
             let Conversation { log, ids, .. } = &self.conversation;
             let stored = log.range(0..i64::MAX).map(|stored| &stored.message.id);
             self.foreign = stored.filter(|id| ids.find(id).is_none()).cloned().collect();
@@ -323,7 +337,7 @@ impl ThreadCopy {
         thread.message_count += added.count;
         thread.size_bytes += added.bytes;
         thread.token_count += added.tokens;
-        self.is_waiting = true;
+        self.note_local_write();
     }
 
     /// Answers a write. A place behind the last seq is no seq.
@@ -338,7 +352,7 @@ impl ThreadCopy {
 
     /// Refuses to be read from where Redis told of a write that this copy lacks.
     fn check_readable(&self) -> Result<()> {
-        if self.is_behind {
+        if self.local_writes == LocalWrites::Contradicted {
             return Err(Error::NeedsShared("a thread that was written to both in redis and in memory"));
         }
         Ok(())

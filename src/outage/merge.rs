@@ -176,11 +176,18 @@ impl<S: SharedThreads> Fallback<S> {
                     }
                     Ok(())
                 }
-                Replayed::Absent => Ok(copies.create_anew(batch, id)),
-                Replayed::Deleted => Ok(copies.give_up(batch, id)),
+                Replayed::Absent => {
+                    copies.create_anew(batch, id);
+                    Ok(())
+                }
+                Replayed::Deleted => {
+                    copies.give_up(batch, id);
+                    Ok(())
+                }
                 Replayed::Behind(thread) => {
                     copies.restore_lost(batch, id);
-                    Ok(self.go_on_in_another_epoch(batch, &step, *thread).await?)
+                    self.go_on_in_another_epoch(batch, &step, *thread).await?;
+                    Ok(())
                 }
                 Replayed::OtherOwner => copies.move_to_another_thread(batch, id),
                 Replayed::Reused(used) => copies.rename_message(batch, id, &used),

@@ -28,7 +28,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use batch::PendingBatch;
+pub(super) use batch::PendingBatch;
 
 /// A parked batch is tried again after this time, and whenever Redis returns.
 const RETRY: Duration = Duration::from_secs(10);

@@ -152,7 +152,8 @@ fn needs_shared<T>(what: &'static str) -> impl Future<Output = Result<Answer<T>>
     ready(Err(Error::NeedsShared(what)))
 }
 
-/// The thread that an answer is.
+/// The thread of an answer that is a thread.
+#[expect(clippy::unnecessary_wraps, reason = "other answers may have no thread")]
 fn itself(thread: &mut Thread) -> Option<&mut Thread> {
     Some(thread)
 }

@@ -45,7 +45,7 @@ impl RedisBreakers {
         Self { redis, instance: instance.to_owned() }
     }
 
-    /// Runs a mechanism's script. `arguments` adds what follows the in_force.
+    /// Runs a mechanism's script. `arguments` adds the arguments behind the settings in force.
     async fn run(
         &self,
         call: &Call,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Copies, Known};
 use crate::{
-    outage::copy::ThreadCopy,
+    outage::{copy::ThreadCopy, queue::PendingBatch},
     threads::{
         MessageId, ThreadId,
         replay::{Done, Replay, RunId},
@@ -70,7 +70,7 @@ impl Copies {
         id: &ThreadId,
     ) -> Result<(), String> {
         let Known { copies, queue } = &mut *self.lock();
-        if let Some(moved) = queue.change(batch, |batch| batch.move_to_another_thread()) {
+        if let Some(moved) = queue.change(batch, PendingBatch::move_to_another_thread) {
             queue.note(id, queue.entries_of(batch), moved?);
             queue.retire(batch, id);
             copies.take(id);

@@ -121,7 +121,7 @@ impl Fleet {
         self.copies.learn(&truncated.value, News::Truncated(cut));
     }
 
-    async fn newest(&self, count: usize) -> Result<Vec<i64>> {
+    fn newest(&self, count: usize) -> Result<Vec<i64>> {
         let query = MessagesQuery { descending: true, ..pages("t", count) };
         let mut seqs = seqs(&self.copies.messages(&call(), &query)?.value);
         seqs.reverse();
@@ -129,7 +129,7 @@ impl Fleet {
     }
 
     /// The seqs from which on a page can be answered.
-    async fn known_from(&self) -> i64 {
+    fn known_from(&self) -> i64 {
         let thread = self.copies.get(&call(), &thread_id("t"), false).unwrap().value;
         for after_seq in 0..thread.last_seq {
             if self.copies.messages(&call(), &MessagesQuery { after_seq, ..pages("t", 9) }).is_ok() {

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use super::ThreadCopy;
+use super::{LocalWrites, ThreadCopy};
 use crate::{
     clock::Timestamp,
     memory::{
@@ -104,9 +104,11 @@ impl ThreadCopy {
         now: Timestamp,
     ) -> Self {
         let (mut copy, standing) = match known {
-            Some(mut copy) if copy.is_waiting => {
+            Some(mut copy) if copy.is_waiting() => {
                 let (epoch, revision) = &copy.acknowledged;
-                copy.is_behind |= thread.epoch != *epoch || thread.revision > *revision;
+                if thread.epoch != *epoch || thread.revision > *revision {
+                    copy.local_writes = LocalWrites::Contradicted;
+                }
                 return copy;
             }
             Some(copy) if copy.thread().epoch == thread.epoch => {

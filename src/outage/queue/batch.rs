@@ -115,7 +115,7 @@ impl PendingBatch {
 
     /// Takes in a renewal. A renewal without a new time to live leaves the time to live that waits.
     pub(super) fn renew(&mut self, ttl: Option<Ttl>) {
-        self.renewal = Some(Renewal { ttl: ttl.or(self.ttl()) });
+        self.renewal = Some(Renewal { ttl: ttl.or_else(|| self.ttl()) });
     }
 
     /// The new time to live that waits.

@@ -224,7 +224,7 @@ async fn one_long_thread_keeps_its_newest_messages_and_leaves_room_for_others() 
         fleet.append(&append("t", vec![sized(&format!("m{n}"), Role::User, 2000)])).await;
     }
     fleet.copies.get(&call(), &thread_id("other"), false).unwrap();
-    let newest = fleet.newest(5).await.unwrap();
+    let newest = fleet.newest(5).unwrap();
     assert_eq!(newest, (47..=51).collect::<Vec<_>>());
     assert!(needs_shared(&fleet.copies.context(&call(), &window(1))));
     assert!(fleet.copies.lock().copies.is_balanced());

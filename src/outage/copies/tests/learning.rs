@@ -47,12 +47,12 @@ async fn an_append_made_elsewhere_cuts_the_run_at_the_gap() {
     fleet.create(&new_thread("t", many(0..3))).await;
     fleet.append_elsewhere(&append("t", many(3..5))).await;
     fleet.append(&append("t", many(5..7))).await;
-    assert_eq!(fleet.known_from().await, 6);
-    assert_eq!(fleet.newest(1).await.unwrap(), [7]);
-    assert!(needs_shared(&fleet.newest(2).await), "whether older ones follow is not known");
+    assert_eq!(fleet.known_from(), 6);
+    assert_eq!(fleet.newest(1).unwrap(), [7]);
+    assert!(needs_shared(&fleet.newest(2)), "whether older ones follow is not known");
     assert!(needs_shared(&fleet.copies.context(&call(), &window(1))), "instructions may be missing");
     fleet.append(&append("t", many(7..8))).await;
-    assert_eq!(fleet.newest(2).await.unwrap(), [7, 8], "the run goes on from there");
+    assert_eq!(fleet.newest(2).unwrap(), [7, 8], "the run goes on from there");
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn a_change_made_elsewhere_cuts_the_run_though_no_seq_is_missing() {
     let change = ThreadChange { title: Some("new".to_owned()), ..ThreadChange::default() };
     fleet.redis.update(&call(), &thread_id("t"), &change, &Guard::default()).await.unwrap();
     fleet.append(&append("t", many(3..4))).await;
-    assert_eq!(fleet.known_from().await, 4);
+    assert_eq!(fleet.known_from(), 4);
 }
 
 #[tokio::test]
@@ -73,10 +73,10 @@ async fn a_read_of_the_same_revision_refreshes_and_of_another_leaves_metadata_on
     fleet.read().await;
     let answer = fleet.copies.get(&call(), &thread_id("t"), false).unwrap();
     assert_eq!(answer.source, crate::call::Source::Local { as_of: Some(START.plus(Duration::from_secs(9))) });
-    assert_eq!(fleet.known_from().await, 1);
+    assert_eq!(fleet.known_from(), 1);
     fleet.append_elsewhere(&append("t", many(3..4))).await;
     fleet.read().await;
-    assert_eq!(fleet.known_from().await, 5);
+    assert_eq!(fleet.known_from(), 5);
     let thread = fleet.copies.get(&call(), &thread_id("t"), false).unwrap().value;
     assert_eq!((thread.last_seq, thread.message_count), (4, 4));
 }
@@ -92,7 +92,7 @@ async fn an_answer_that_arrives_late_changes_nothing() {
     fleet.copies.learn(&second.thread, News::Appended(&batches[1], &second));
     fleet.copies.learn(&first.thread, News::Appended(&batches[0], &first));
     fleet.copies.learn(&early, News::Metadata);
-    assert_eq!(fleet.known_from().await, 5);
+    assert_eq!(fleet.known_from(), 5);
     assert_eq!(fleet.copies.get(&call(), &thread_id("t"), false).unwrap().value.last_seq, 5);
 }
 
@@ -103,9 +103,9 @@ async fn a_read_that_overtakes_its_append_does_not_cost_the_new_messages() {
     let batch = append("t", many(3..5));
     let appended = fleet.append_elsewhere(&batch).await;
     fleet.read().await;
-    assert_eq!(fleet.known_from().await, 6);
+    assert_eq!(fleet.known_from(), 6);
     fleet.copies.learn(&appended.thread, News::Appended(&batch, &appended));
-    assert_eq!(fleet.known_from().await, 4);
+    assert_eq!(fleet.known_from(), 4);
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn duplicates_in_an_append_are_not_added_twice() {
     fleet.create(&new_thread("t", many(0..3))).await;
     fleet.append(&append("t", many(2..5))).await;
     fleet.append(&append("t", many(0..5))).await;
-    assert_eq!(fleet.newest(9).await.unwrap(), [1, 2, 3, 4, 5]);
+    assert_eq!(fleet.newest(9).unwrap(), [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
@@ -122,22 +122,22 @@ async fn a_page_that_reaches_the_end_is_a_run() {
     let fleet = fleet();
     fleet.append_elsewhere(&append_or_create("t", many(0..10))).await;
     fleet.read_messages(&pages("t", 5)).await;
-    assert_eq!(fleet.known_from().await, 11, "a page that ends before the thread does is none");
+    assert_eq!(fleet.known_from(), 11, "a page that ends before the thread does is none");
     fleet.read_messages(&MessagesQuery { after_seq: 7, ..pages("t", 5) }).await;
-    assert_eq!(fleet.known_from().await, 8);
+    assert_eq!(fleet.known_from(), 8);
     fleet.read_messages(&MessagesQuery { descending: true, ..pages("t", 5) }).await;
-    assert_eq!(fleet.known_from().await, 6);
+    assert_eq!(fleet.known_from(), 6);
     fleet.read_messages(&MessagesQuery { descending: true, ..pages("t", 2) }).await;
-    assert_eq!(fleet.known_from().await, 6, "a shorter one of the same revision tells nothing");
+    assert_eq!(fleet.known_from(), 6, "a shorter one of the same revision tells nothing");
     let epoch = fleet.read().await.epoch;
     let cursor = Some(MessagesCursor { epoch, seq: 4, local: false });
     fleet.read_messages(&MessagesQuery { cursor: cursor.clone(), ..pages("t", 9) }).await;
-    assert_eq!(fleet.known_from().await, 5);
+    assert_eq!(fleet.known_from(), 5);
     fleet.read_messages(&MessagesQuery { cursor, descending: true, ..pages("t", 9) }).await;
     fleet.read_messages(&MessagesQuery { before_seq: 9, ..pages("t", 9) }).await;
-    assert_eq!(fleet.known_from().await, 5, "pages that end below the newest message are none");
+    assert_eq!(fleet.known_from(), 5, "pages that end below the newest message are none");
     fleet.read_messages(&pages("t", 10)).await;
-    assert_eq!(fleet.known_from().await, 1);
+    assert_eq!(fleet.known_from(), 1);
     assert_eq!(fleet.copies.context(&call(), &window(0)).unwrap().value.messages.len(), 10);
 }
 
@@ -148,8 +148,8 @@ async fn a_page_of_a_newer_revision_replaces_a_longer_run() {
     fleet.append_elsewhere(&append("t", many(5..6))).await;
     fleet.append_elsewhere(&append("t", many(6..7))).await;
     fleet.read_messages(&MessagesQuery { after_seq: 4, ..pages("t", 9) }).await;
-    assert_eq!(fleet.known_from().await, 5);
-    assert_eq!(fleet.newest(1).await.unwrap(), [7]);
+    assert_eq!(fleet.known_from(), 5);
+    assert_eq!(fleet.newest(1).unwrap(), [7]);
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn a_page_that_overtakes_its_append_joins_what_is_known() {
     let appended = fleet.append_elsewhere(&batch).await;
     fleet.read_messages(&MessagesQuery { after_seq: 3, ..pages("t", 9) }).await;
     fleet.copies.learn(&appended.thread, News::Appended(&batch, &appended));
-    assert_eq!(fleet.newest(9).await.unwrap(), [1, 2, 3, 4, 5]);
+    assert_eq!(fleet.newest(9).unwrap(), [1, 2, 3, 4, 5]);
     let repeated = fleet.copies.append(&call(), &batch).await.unwrap().value;
     assert!(repeated.messages.iter().all(|message| message.duplicate));
     assert_eq!(fleet.copies.context(&call(), &window(0)).unwrap().value.messages.len(), 5);
@@ -172,7 +172,7 @@ async fn a_page_behind_a_gap_joins_nothing() {
     fleet.create(&new_thread("t", many(0..3))).await;
     fleet.append_elsewhere(&append("t", many(3..6))).await;
     fleet.read_messages(&MessagesQuery { after_seq: 4, ..pages("t", 9) }).await;
-    assert_eq!(fleet.known_from().await, 5);
+    assert_eq!(fleet.known_from(), 5);
 }
 
 #[tokio::test]
@@ -182,15 +182,15 @@ async fn of_a_context_only_the_unbroken_tail_is_a_run() {
     messages.extend(many(0..9));
     fleet.append_elsewhere(&append_or_create("t", messages)).await;
     fleet.read_context(4).await;
-    assert_eq!(fleet.known_from().await, 8);
+    assert_eq!(fleet.known_from(), 8);
     fleet.read_context(0).await;
-    assert_eq!(fleet.known_from().await, 1);
+    assert_eq!(fleet.known_from(), 1);
 
     let mut writing = said("w");
     writing.message.in_progress = true;
     fleet.append_elsewhere(&append("t", vec![writing, said("z")])).await;
     fleet.read_context(0).await;
-    assert_eq!(fleet.known_from().await, 12, "what is in progress is in no context and breaks the run");
+    assert_eq!(fleet.known_from(), 12, "what is in progress is in no context and breaks the run");
 }
 
 #[tokio::test]
@@ -270,7 +270,7 @@ async fn own_changes_after_others_cut_the_run() {
                 fleet.copies.learn(&updated.thread, News::MessageUpdated(&updated.message));
             }
         }
-        assert_eq!(fleet.known_from().await, 8, "{what}");
+        assert_eq!(fleet.known_from(), 8, "{what}");
     }
 }
 
@@ -281,17 +281,13 @@ async fn trimmed_messages_leave_the_copy_and_kept_instructions_stay() {
     new.profile.trim = Trim { max_messages: 3, max_bytes: 0 };
     fleet.create(&new).await;
     fleet.append(&append("t", many(0..4))).await;
-    assert_eq!(fleet.newest(9).await.unwrap(), [1, 4, 5, 6]);
+    assert_eq!(fleet.newest(9).unwrap(), [1, 4, 5, 6]);
     fleet.append(&append("t", many(4..5))).await;
-    assert_eq!(fleet.newest(9).await.unwrap(), [1, 5, 6, 7]);
+    assert_eq!(fleet.newest(9).unwrap(), [1, 5, 6, 7]);
 
     fleet.append_elsewhere(&append("t", many(5..6))).await;
     fleet.append(&append("t", many(6..11))).await;
-    assert_eq!(
-        fleet.known_from().await,
-        11,
-        "of a batch that is trimmed itself only what is stored is known"
-    );
+    assert_eq!(fleet.known_from(), 11, "of a batch that is trimmed itself only what is stored is known");
 }
 
 #[tokio::test]
@@ -307,7 +303,7 @@ async fn a_result_whose_call_was_trimmed_is_in_no_context_here_either() {
     fleet.redis.create(&call(), &new).await.unwrap();
     fleet.append_elsewhere(&append("t", many(0..2))).await;
     fleet.read_messages(&pages("t", 9)).await;
-    assert_eq!(fleet.newest(9).await.unwrap(), [1, 3, 4, 5]);
+    assert_eq!(fleet.newest(9).unwrap(), [1, 3, 4, 5]);
     let context = fleet.copies.context(&call(), &window(0)).unwrap().value;
     assert_eq!(context.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [1, 4, 5]);
 }
@@ -318,7 +314,7 @@ async fn a_repeated_creation_with_fewer_messages_does_not_pass_for_the_whole_thr
     let new = NewThread { request_id: Some(request("r")), ..new_thread("t", many(0..3)) };
     fleet.redis.create(&call(), &new).await.unwrap();
     fleet.create(&NewThread { messages: many(0..2), ..new }).await;
-    assert_eq!(fleet.known_from().await, 4);
+    assert_eq!(fleet.known_from(), 4);
 }
 
 #[tokio::test]
@@ -329,7 +325,7 @@ async fn another_incarnation_replaces_the_copy_and_a_deletion_forgets_it() {
     fleet.redis.delete(&call(), &id, &Guard::default()).await.unwrap();
     fleet.redis.create(&call(), &new_thread("t", many(0..1))).await.unwrap();
     fleet.append(&append("t", vec![said("x")])).await;
-    assert_eq!(fleet.known_from().await, 2);
+    assert_eq!(fleet.known_from(), 2);
     fleet.copies.forget(&id);
     assert!(needs_shared(&fleet.copies.get(&call(), &id, false)));
 }
