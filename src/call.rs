@@ -6,6 +6,10 @@ use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 
+mod modes;
+
+pub use modes::ModeTeller;
+
 /// The conditions under which a request is served.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Call {

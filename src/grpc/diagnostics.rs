@@ -70,10 +70,10 @@ fn redis_status(status: RedisStatus) -> proto::RedisStatus {
 
 fn journal_status(status: JournalStatus) -> proto::JournalStatus {
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    let parked = status.parked.into_iter().map(|run| proto::ParkedRun {
-        thread_id: run.thread.to_string(),
-        entries: number(run.entries),
-        reason: run.reason,
+    let parked = status.parked.into_iter().map(|batch| proto::ParkedRun {
+        thread_id: batch.thread.to_string(),
+        entries: number(batch.entries),
+        reason: batch.reason,
     });
     proto::JournalStatus {
         entries: number(status.entries),

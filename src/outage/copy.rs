@@ -19,7 +19,7 @@ use crate::{
         Append, Appended, AppendedMessage, Context, ContextQuery, Digest, IDS_GENERATION, Limits,
         MAX_BATCH_BYTES, Message, MessageId, MessagesPage, MessagesQuery, NewMessage, NewThread,
         StoredMessage, Thread, Ttl,
-        replay::{Entry, Origin},
+        replay::{Origin, PendingMessage},
         watch::{Followed, Found, MAX_FOLLOWED, Since},
     },
 };
@@ -93,7 +93,7 @@ impl ThreadCopy {
     }
 
     /// A copy of what the journal file has of a thread: of its messages those that wait, and no others.
-    pub(super) fn restore(origin: &Origin, entries: &[Entry], now: Timestamp) -> Self {
+    pub(super) fn restore(origin: &Origin, entries: &[PendingMessage], now: Timestamp) -> Self {
         let mut copy = Self::of(&origin.thread, now);
         if origin.thread.message_count == 0 {
             copy.knows_all();
@@ -194,7 +194,7 @@ impl ThreadCopy {
     }
 
     /// Every message that is known, to be replayed before those that wait.
-    pub(super) fn known(&self, digest_of: fn(&Message) -> Digest) -> Vec<Entry> {
+    pub(super) fn known(&self, digest_of: fn(&Message) -> Digest) -> Vec<PendingMessage> {
         let ids = &self.conversation.ids;
         let entry = |stored: &StoredMessage| {
             let used = ids.find(&stored.message.id);
@@ -205,7 +205,7 @@ impl ThreadCopy {
     }
 
     /// The messages that Redis acknowledged to this process, to be replayed where a failover may have lost them.
-    pub(super) fn acknowledged_messages(&self) -> Vec<Entry> {
+    pub(super) fn acknowledged_messages(&self) -> Vec<PendingMessage> {
         let ids = &self.conversation.ids;
         let entry = |stored: &StoredMessage| {
             ids.find(&stored.message.id).map(|used| to_entry(stored, used.digest, true))
@@ -259,7 +259,7 @@ impl ThreadCopy {
         (limits, digest_of): (Limits, fn(&Message) -> Digest),
         queue: &Queue,
         now: Timestamp,
-    ) -> Result<(Appended, Vec<Entry>)> {
+    ) -> Result<(Appended, Vec<PendingMessage>)> {
         self.conversation.check_owner(append.owner.as_ref())?;
         self.compare_with_foreign(&append.messages, digest_of)?;
         self.add(&append.messages, limits, queue, now)
@@ -272,7 +272,7 @@ impl ThreadCopy {
         limits: Limits,
         queue: &Queue,
         now: Timestamp,
-    ) -> Result<(Appended, Vec<Entry>)> {
+    ) -> Result<(Appended, Vec<PendingMessage>)> {
         let last_place = self.conversation.log.last_seq().max(self.thread().last_seq);
         let verdicts = batch::judge(messages, last_place, |id| self.conversation.ids.find(id))?;
         let fresh = batch::fresh(messages, &verdicts);
@@ -427,6 +427,6 @@ impl ThreadCopy {
     }
 }
 
-fn to_entry(stored: &StoredMessage, digest: Digest, is_repair: bool) -> Entry {
-    Entry { message: Arc::clone(&stored.message), digest, time: stored.commit_time, is_repair }
+fn to_entry(stored: &StoredMessage, digest: Digest, is_repair: bool) -> PendingMessage {
+    PendingMessage { message: Arc::clone(&stored.message), digest, time: stored.commit_time, is_repair }
 }

@@ -18,7 +18,7 @@ use crate::{
     threads::{
         ContextQuery, SharedThreads, Thread, ThreadId, ThreadStore,
         context::Budget,
-        replay::{JournalStatus, Replay, Replayed, RunId},
+        replay::{BatchId, JournalStatus, Replay, Replayed},
     },
 };
 
@@ -142,7 +142,7 @@ impl<S: SharedThreads> Fallback<S> {
     }
 
     /// Replays the batches of one thread, one after the other.
-    async fn replay_all(&self, batches: Vec<RunId>) {
+    async fn replay_all(&self, batches: Vec<BatchId>) {
         for batch in batches {
             for attempt in 1.. {
                 let Err(error) = self.replay_batch(batch).await else { break };
@@ -160,7 +160,7 @@ impl<S: SharedThreads> Fallback<S> {
     }
 
     /// Replays a batch step by step, until nothing of it is left, or it is parked, or Redis is lost.
-    async fn replay_batch(&self, batch: RunId) -> Result<()> {
+    async fn replay_batch(&self, batch: BatchId) -> Result<()> {
         let (call, copies) = (&Call::default(), &self.copies);
         loop {
             let Some(step) = copies.lock().queue.step(batch) else { return Ok(()) };
@@ -209,7 +209,7 @@ impl<S: SharedThreads> Fallback<S> {
     }
 
     /// Gives a thread that lost writes another epoch, unless somebody has done so.
-    async fn go_on_in_another_epoch(&self, batch: RunId, step: &Replay, mut thread: Thread) -> Result<()> {
+    async fn go_on_in_another_epoch(&self, batch: BatchId, step: &Replay, mut thread: Thread) -> Result<()> {
         if thread.epoch == step.origin.thread.epoch {
             warn!(thread = %thread.id, "redis lost acknowledged writes: the thread gets a new epoch");
             thread = self.shared.reincarnate(&Call::default(), &thread).await?.value;

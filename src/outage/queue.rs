@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     threads::{
         Owner, Thread, ThreadId, Ttl,
-        replay::{Entry, JournalStatus, Origin, ParkedRun, Receipt, Record, Replay, RunId},
+        replay::{BatchId, JournalStatus, Origin, ParkedBatch, PendingMessage, Receipt, Record, Replay},
     },
 };
 
@@ -48,9 +48,9 @@ pub struct JournalBounds {
 #[derive(Debug)]
 pub(super) enum Write {
     /// A thread with its first messages.
-    Create(Vec<Entry>),
+    Create(Vec<PendingMessage>),
     /// Messages.
-    Append(Vec<Entry>),
+    Append(Vec<PendingMessage>),
     /// A renewal, with a new time to live if one is given.
     Renew(Option<Ttl>),
 }
@@ -58,16 +58,16 @@ pub(super) enum Write {
 /// All pending batches.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    batches: BTreeMap<RunId, PendingBatch>,
+    batches: BTreeMap<BatchId, PendingBatch>,
     /// The batch of each thread that memory answers for.
-    active: HashMap<ThreadId, RunId>,
+    active: HashMap<ThreadId, BatchId>,
     last: u64,
     entries: u64,
     bytes: u64,
     bounds: JournalBounds,
     repaired: u64,
     /// What became of batches that could not be merged as they were, newest last.
-    notes: VecDeque<ParkedRun>,
+    notes: VecDeque<ParkedBatch>,
     file: Option<FileJournal>,
 }
 
@@ -120,7 +120,7 @@ impl Queue {
             let (origin, creates) = (Arc::new(origin), matches!(write, Write::Create(_)));
             let id = self.begin(PendingBatch::of(Arc::clone(&origin), creates, now));
             self.active.insert(origin.thread.id.clone(), id);
-            records.push(Record::Began { run: id, origin, creates });
+            records.push(Record::Began { batch: id, origin, creates });
             id
         };
         self.change(id, |batch| {
@@ -133,16 +133,21 @@ impl Queue {
         match write {
             Write::Create(entries) | Write::Append(entries) if entries.is_empty() => {}
             Write::Create(entries) | Write::Append(entries) => {
-                records.push(Record::Accepted { run: id, entries });
+                records.push(Record::Accepted { batch: id, entries });
             }
-            Write::Renew(ttl) => records.push(Record::Touched { run: id, ttl }),
+            Write::Renew(ttl) => records.push(Record::Touched { batch: id, ttl }),
         }
         self.write(records)
     }
 
     /// Appends again what Redis may have lost of a thread's acknowledged messages. One repair of a thread goes on at a time;
     /// answers its batch, if messages are known that Redis could have lost.
-    pub(super) fn repair(&mut self, origin: Origin, entries: Vec<Entry>, now: Timestamp) -> Option<RunId> {
+    pub(super) fn repair(
+        &mut self,
+        origin: Origin,
+        entries: Vec<PendingMessage>,
+        now: Timestamp,
+    ) -> Option<BatchId> {
         let is_repaired =
             |batch: &PendingBatch| batch.is_repair() && batch.origin.thread.id == origin.thread.id;
         if let Some((id, _)) = self.batches.iter().find(|(_, batch)| is_repaired(batch)) {
@@ -156,20 +161,20 @@ impl Queue {
         Some(self.begin(batch))
     }
 
-    fn begin(&mut self, batch: PendingBatch) -> RunId {
+    fn begin(&mut self, batch: PendingBatch) -> BatchId {
         self.last += 1;
-        let id = RunId(self.last);
+        let id = BatchId(self.last);
         self.insert(id, batch);
         id
     }
 
-    fn insert(&mut self, id: RunId, batch: PendingBatch) {
+    fn insert(&mut self, id: BatchId, batch: PendingBatch) {
         self.entries += batch.count();
         self.bytes += batch.bytes();
         self.batches.insert(id, batch);
     }
 
-    fn remove(&mut self, id: RunId) -> Option<PendingBatch> {
+    fn remove(&mut self, id: BatchId) -> Option<PendingBatch> {
         let batch = self.batches.remove(&id)?;
         self.entries -= batch.count();
         self.bytes -= batch.bytes();
@@ -177,7 +182,11 @@ impl Queue {
     }
 
     /// Changes a batch and keeps the sums.
-    pub(super) fn change<T>(&mut self, id: RunId, change: impl FnOnce(&mut PendingBatch) -> T) -> Option<T> {
+    pub(super) fn change<T>(
+        &mut self,
+        id: BatchId,
+        change: impl FnOnce(&mut PendingBatch) -> T,
+    ) -> Option<T> {
         let mut batch = self.remove(id)?;
         let changed = change(&mut batch);
         self.insert(id, batch);
@@ -186,8 +195,8 @@ impl Queue {
 
     /// The batches that may be replayed now, those of one thread together and in order; `all` counts in those that were
     /// parked a moment ago.
-    pub(crate) fn due(&self, now: Instant, all: bool) -> Vec<Vec<RunId>> {
-        let mut threads: HashMap<&ThreadId, Vec<RunId>> = HashMap::new();
+    pub(crate) fn due(&self, now: Instant, all: bool) -> Vec<Vec<BatchId>> {
+        let mut threads: HashMap<&ThreadId, Vec<BatchId>> = HashMap::new();
         let is_due =
             |batch: &PendingBatch| batch.due().is_none_or(|at| now >= at || (all && batch.is_parked()));
         for (id, batch) in self.batches.iter().filter(|(_, batch)| is_due(batch)) {
@@ -216,22 +225,22 @@ impl Queue {
     }
 
     /// The next step of a batch's replay; none when nothing of it is left.
-    pub(super) fn step(&self, id: RunId) -> Option<Replay> {
+    pub(super) fn step(&self, id: BatchId) -> Option<Replay> {
         self.batches.get(&id).map(PendingBatch::step)
     }
 
     /// Goes on with a batch in the epoch that its thread has now.
-    pub(super) fn rebase(&mut self, id: RunId, thread: &Thread) {
+    pub(super) fn rebase(&mut self, id: BatchId, thread: &Thread) {
         self.change(id, |batch| batch.rebase(thread));
     }
 
     /// Whether memory answers for the batch's thread because of this batch.
-    pub(super) fn is_active(&self, id: RunId, thread: &ThreadId) -> bool {
+    pub(super) fn is_active(&self, id: BatchId, thread: &ThreadId) -> bool {
         self.active.get(thread) == Some(&id)
     }
 
     /// Whether a batch holds what Redis had acknowledged before.
-    pub(super) fn is_repair(&self, id: RunId) -> bool {
+    pub(super) fn is_repair(&self, id: BatchId) -> bool {
         self.batches.get(&id).is_some_and(PendingBatch::is_repair)
     }
 
@@ -245,7 +254,7 @@ impl Queue {
 
     /// Puts a batch aside: it cannot be replayed for now. Memory goes on to answer for its thread, so that later writes stay
     /// behind it.
-    pub(super) fn park(&mut self, id: RunId, reason: &str, now: Instant) {
+    pub(super) fn park(&mut self, id: BatchId, reason: &str, now: Instant) {
         let Some(batch) = self.batches.get_mut(&id) else { return };
         let (thread, entries) = (batch.origin.thread.id.clone(), batch.count());
         if batch.park(reason.to_owned(), now + RETRY) {
@@ -254,14 +263,14 @@ impl Queue {
     }
 
     /// Lets the calls of a thread go to Redis again.
-    pub(super) fn retire(&mut self, id: RunId, thread: &ThreadId) {
+    pub(super) fn retire(&mut self, id: BatchId, thread: &ThreadId) {
         if self.is_active(id, thread) {
             self.active.remove(thread);
         }
     }
 
     /// Ends a batch of which nothing waits any more.
-    pub(super) fn finish(&mut self, id: RunId, thread: &ThreadId) {
+    pub(super) fn finish(&mut self, id: BatchId, thread: &ThreadId) {
         let Some(batch) = self.remove(id) else { return };
         self.retire(id, thread);
         if batch.is_parked() {
@@ -276,11 +285,11 @@ impl Queue {
         if self.notes.len() == NOTES {
             self.notes.pop_front();
         }
-        self.notes.push_back(ParkedRun { thread: thread.clone(), entries, reason });
+        self.notes.push_back(ParkedBatch { thread: thread.clone(), entries, reason });
     }
 
     /// Messages, creation and renewal of a batch.
-    pub(super) fn entries_of(&self, id: RunId) -> u64 {
+    pub(super) fn entries_of(&self, id: BatchId) -> u64 {
         self.batches.get(&id).map_or(0, PendingBatch::count)
     }
 

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    future::pending,
     sync::Arc,
 };
 
@@ -15,7 +14,7 @@ use crate::{
         operations::Following,
         watch::{Event, Removed, Watch},
     },
-    call::{Answer, Serving, ServingMode, Source},
+    call::{Answer, ModeTeller, Serving, ServingMode, Source},
     error::Result,
 };
 
@@ -25,9 +24,7 @@ pub struct FallbackWatch<W, L: Breakers> {
     shared: W,
     local: Arc<L>,
     watch: Watch,
-    serving: watch::Receiver<Serving>,
-    /// How this process was said to serve; it is not said that it is SHARED before it was anything else.
-    mode: ServingMode,
+    modes: ModeTeller,
     /// The watch on memory, and the outage that it is for.
     outage: Option<(Serving, L::Watch)>,
     is_synced: bool,
@@ -37,8 +34,8 @@ pub struct FallbackWatch<W, L: Breakers> {
 
 impl<W: Following, L: Breakers> FallbackWatch<W, L> {
     pub(super) fn new(shared: W, local: Arc<L>, watch: Watch, serving: watch::Receiver<Serving>) -> Self {
-        let (mode, told) = (ServingMode::Shared, BTreeMap::new());
-        Self { shared, local, watch, serving, mode, outage: None, is_synced: false, told }
+        let (modes, told) = (ModeTeller::new(Some(serving)), BTreeMap::new());
+        Self { shared, local, watch, modes, outage: None, is_synced: false, told }
     }
 
     /// Goes over to memory.
@@ -69,10 +66,9 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
 
     /// Goes over to where the answers come from now, and says how this process serves, if that is news.
     fn change(&mut self) -> Option<Answer<Event>> {
-        let serving = *self.serving.borrow_and_update();
-        let mode = serving.mode;
+        let serving = self.modes.serving()?;
         // The shared store is the truth again as soon as it answers, whatever else is still to be merged.
-        let is_outage = mode == ServingMode::Degraded;
+        let is_outage = serving.mode == ServingMode::Degraded;
         let local = |value| Answer { value, source: Source::Local { as_of: None } };
         // One who is slow may hear of the next outage alone, in which memory begins anew.
         if self.outage.as_ref().is_some_and(|(outage, _)| *outage != serving) {
@@ -85,10 +81,7 @@ impl<W: Following, L: Breakers> FallbackWatch<W, L> {
         if is_outage && self.outage.is_none() {
             self.leave(serving).ok()?;
         }
-        if std::mem::replace(&mut self.mode, mode) == mode {
-            return None;
-        }
-        let event = Event::ModeChanged(mode);
+        let event = Event::ModeChanged(self.modes.news(is_outage).pop()?);
         Some(if is_outage { local(event) } else { Answer::shared(event) })
     }
 }
@@ -111,11 +104,7 @@ impl<W: Following, L: Breakers> Following for FallbackWatch<W, L> {
                 }
             };
             let answer = tokio::select! {
-                changed = self.serving.changed() => match changed {
-                    Ok(()) => continue,
-                    // Whoever tells it does so as long as the process serves.
-                    Err(_) => pending().await,
-                },
+                () = self.modes.changed() => continue,
                 answer = event => answer,
             };
             if self.outage.is_some() {

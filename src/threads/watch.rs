@@ -19,7 +19,6 @@ use crate::{
 
 mod driver;
 mod local;
-mod mode;
 mod step;
 
 pub use driver::ThreadWatch;

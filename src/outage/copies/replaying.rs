@@ -7,7 +7,7 @@ use crate::{
     outage::{copy::ThreadCopy, queue::PendingBatch},
     threads::{
         MessageId, ThreadId,
-        replay::{Done, Replay, RunId},
+        replay::{BatchId, Done, Replay},
     },
 };
 
@@ -19,7 +19,7 @@ impl Copies {
 
     /// Notes that Redis has a step. Answers whether the copy was forgotten, since Redis has the thread otherwise than it was
     /// here.
-    pub(in crate::outage) fn settle(&self, batch: RunId, step: &Replay, done: &Done) -> bool {
+    pub(in crate::outage) fn settle(&self, batch: BatchId, step: &Replay, done: &Done) -> bool {
         let now = self.clock.now();
         let Known { copies, queue } = &mut *self.lock();
         let id = &step.origin.thread.id;
@@ -41,7 +41,7 @@ impl Copies {
 
     /// Redis does not have the thread: the next step creates it from what is known of it. Where nothing is known but that it
     /// was there, the batch is dropped.
-    pub(in crate::outage) fn create_anew(&self, batch: RunId, id: &ThreadId) {
+    pub(in crate::outage) fn create_anew(&self, batch: BatchId, id: &ThreadId) {
         let now = self.clock.now();
         let known = &mut *self.lock();
         let messages = known.copies.peek(id).map_or_else(Vec::new, |copy| copy.known(self.digest_of));
@@ -51,12 +51,12 @@ impl Copies {
     }
 
     /// The thread was deleted: nothing of it is brought back.
-    pub(crate) fn give_up(&self, batch: RunId, id: &ThreadId) {
+    pub(crate) fn give_up(&self, batch: BatchId, id: &ThreadId) {
         self.lock().give_up(batch, id, "dropped: the thread was deleted");
     }
 
     /// Redis lost messages that it had acknowledged: the next step appends them again, before those that wait.
-    pub(in crate::outage) fn restore_lost(&self, batch: RunId, id: &ThreadId) {
+    pub(in crate::outage) fn restore_lost(&self, batch: BatchId, id: &ThreadId) {
         let Known { copies, queue } = &mut *self.lock();
         let acknowledged = || copies.peek(id).map_or_else(Vec::new, ThreadCopy::acknowledged_messages);
         queue.change(batch, |batch| batch.restore_lost(acknowledged));
@@ -66,7 +66,7 @@ impl Copies {
     /// with the reason for which there is no such thread.
     pub(in crate::outage) fn move_to_another_thread(
         &self,
-        batch: RunId,
+        batch: BatchId,
         id: &ThreadId,
     ) -> Result<(), String> {
         let Known { copies, queue } = &mut *self.lock();
@@ -82,7 +82,7 @@ impl Copies {
     /// there is no such id.
     pub(in crate::outage) fn rename_message(
         &self,
-        batch: RunId,
+        batch: BatchId,
         id: &ThreadId,
         used: &MessageId,
     ) -> Result<(), String> {
@@ -94,7 +94,7 @@ impl Copies {
     }
 
     /// Queues what is known of the messages that Redis acknowledged, since it lost some; answers the batch that they are in.
-    pub(in crate::outage) fn repair(&self, id: &ThreadId) -> Option<RunId> {
+    pub(in crate::outage) fn repair(&self, id: &ThreadId) -> Option<BatchId> {
         let now = self.clock.now();
         let Known { copies, queue } = &mut *self.lock();
         let copy = copies.peek(id)?;
@@ -124,7 +124,7 @@ impl Copies {
 impl Known {
     /// Gives up a batch that Redis can never have, and tells people why. Nobody misses a repair: its messages went with the
     /// thread in Redis.
-    fn give_up(&mut self, batch: RunId, id: &ThreadId, reason: &str) {
+    fn give_up(&mut self, batch: BatchId, id: &ThreadId, reason: &str) {
         let Self { copies, queue } = self;
         if !queue.is_repair(batch) {
             queue.note(id, queue.entries_of(batch), reason.to_owned());

@@ -17,7 +17,7 @@ use crate::{
         AppendedMessage, Cut, Guard, MessageUpdate, MessagesCursor, NewMessage, RequestId, Role,
         ThreadChange, ThreadStore, ToolRef, Trim,
         context::Budget,
-        replay::{Done, Replay, RunId},
+        replay::{BatchId, Done, Replay},
     },
 };
 
@@ -57,11 +57,11 @@ impl Fleet {
     }
 
     /// The batches that wait.
-    fn due(&self) -> Vec<RunId> {
+    fn due(&self) -> Vec<BatchId> {
         self.copies.lock().queue.due(Instant::now(), true).concat()
     }
 
-    fn step(&self, batch: RunId) -> Replay {
+    fn step(&self, batch: BatchId) -> Replay {
         self.copies.lock().queue.step(batch).unwrap()
     }
 

@@ -11,7 +11,7 @@ use crate::{
     threads::{
         Digest, MAX_BATCH, Message, MessageId, Owner, Parent, Profile, RequestId, Role, Thread, ThreadId,
         ToolRef, Trim, Ttl,
-        replay::{Entry, Origin, Record, RunId},
+        replay::{BatchId, Origin, PendingMessage, Record},
     },
 };
 
@@ -31,14 +31,14 @@ pub(super) fn encode(records: &[Record]) -> Vec<u8> {
     pb::Append { records: records.iter().map(encode_record).collect() }.encode_to_vec()
 }
 
-/// Encodes one record as several appends of at most [`MAX_BATCH`] messages each, because the messages of a long run can
+/// Encodes one record as several appends of at most [`MAX_BATCH`] messages each, because the messages of a long batch can
 /// take more bytes than a frame can hold.
 pub(super) fn encode_in_pieces(record: &Record) -> Vec<Vec<u8>> {
     let piece = |record: &Record| encode(slice::from_ref(record));
     match record {
-        Record::Accepted { run, entries } if entries.len() > MAX_BATCH => entries
+        Record::Accepted { batch, entries } if entries.len() > MAX_BATCH => entries
             .chunks(MAX_BATCH)
-            .map(|entries| piece(&Record::Accepted { run: *run, entries: entries.to_vec() }))
+            .map(|entries| piece(&Record::Accepted { batch: *batch, entries: entries.to_vec() }))
             .collect(),
         _ => vec![piece(record)],
     }
@@ -66,16 +66,16 @@ pub(super) fn decode(payload: &[u8]) -> Result<Vec<Record>> {
 
 fn encode_record(record: &Record) -> pb::Record {
     let kind = match record {
-        Record::Began { run, origin, creates } => {
-            Kind::Began(pb::Began { run: run.0, origin: Some(encode_origin(origin)), creates: *creates })
+        Record::Began { batch, origin, creates } => {
+            Kind::Began(pb::Began { run: batch.0, origin: Some(encode_origin(origin)), creates: *creates })
         }
-        Record::Accepted { run, entries } => {
-            Kind::Accepted(pb::Accepted { run: run.0, entries: entries.iter().map(encode_entry).collect() })
+        Record::Accepted { batch, entries } => {
+            Kind::Accepted(pb::Accepted { run: batch.0, entries: entries.iter().map(encode_entry).collect() })
         }
-        Record::Touched { run, ttl } => {
-            Kind::Touched(pb::Touched { run: run.0, ttl_ms: ttl.map(Ttl::as_millis) })
+        Record::Touched { batch, ttl } => {
+            Kind::Touched(pb::Touched { run: batch.0, ttl_ms: ttl.map(Ttl::as_millis) })
         }
-        Record::Settled { run } => Kind::Settled(pb::Settled { run: run.0 }),
+        Record::Settled { batch } => Kind::Settled(pb::Settled { run: batch.0 }),
     };
     pb::Record { kind: Some(kind) }
 }
@@ -85,17 +85,17 @@ fn decode_record(record: pb::Record) -> Result<Record> {
     Ok(match kind {
         Kind::Began(pb::Began { run, origin, creates }) => {
             let origin = Arc::new(decode_origin(required("origin", origin)?)?);
-            Record::Began { run: RunId(run), origin, creates }
+            Record::Began { batch: BatchId(run), origin, creates }
         }
         Kind::Accepted(pb::Accepted { run, entries }) => {
             let entries = entries.into_iter().map(decode_entry).collect::<Result<_>>()?;
-            Record::Accepted { run: RunId(run), entries }
+            Record::Accepted { batch: BatchId(run), entries }
         }
         Kind::Touched(pb::Touched { run, ttl_ms }) => {
             let ttl = ttl_ms.map(|millis| decode_ttl("touched.ttl", millis)).transpose()?;
-            Record::Touched { run: RunId(run), ttl }
+            Record::Touched { batch: BatchId(run), ttl }
         }
-        Kind::Settled(pb::Settled { run }) => Record::Settled { run: RunId(run) },
+        Kind::Settled(pb::Settled { run }) => Record::Settled { batch: BatchId(run) },
     })
 }
 
@@ -182,7 +182,7 @@ fn decode_profile(profile: pb::Profile) -> Result<Profile> {
     })
 }
 
-fn encode_entry(entry: &Entry) -> pb::Entry {
+fn encode_entry(entry: &PendingMessage) -> pb::Entry {
     let message = &*entry.message;
     let tool = |tool: &ToolRef| {
         let ToolRef { is_result, call_id, name } = tool.clone();
@@ -212,7 +212,7 @@ fn encode_entry(entry: &Entry) -> pb::Entry {
     }
 }
 
-fn decode_entry(entry: pb::Entry) -> Result<Entry> {
+fn decode_entry(entry: pb::Entry) -> Result<PendingMessage> {
     let message = required("entry.message", entry.message)?;
     let tool = |pb::ToolRef { is_result, call_id, name }| ToolRef { is_result, call_id, name };
     let role = match message.role() {
@@ -236,7 +236,7 @@ fn decode_entry(entry: pb::Entry) -> Result<Entry> {
     };
     let digest = <[u8; 16]>::try_from(&*entry.digest)
         .map_err(|_| Violation::new("entry.digest", "must be 16 bytes long"))?;
-    Ok(Entry {
+    Ok(PendingMessage {
         message: Arc::new(message),
         digest: Digest(digest),
         time: Timestamp::from_millis(entry.time_ms),

@@ -134,12 +134,12 @@ fn remove_orphans(records: &mut Vec<Record>) -> usize {
     let count = records.len();
     let mut begun = HashSet::new();
     records.retain(|record| match record {
-        Record::Began { run, .. } => {
-            begun.insert(*run);
+        Record::Began { batch, .. } => {
+            begun.insert(*batch);
             true
         }
-        Record::Accepted { run, .. } | Record::Touched { run, .. } | Record::Settled { run } => {
-            begun.contains(run)
+        Record::Accepted { batch, .. } | Record::Touched { batch, .. } | Record::Settled { batch } => {
+            begun.contains(batch)
         }
     });
     count - records.len()

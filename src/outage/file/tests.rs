@@ -17,7 +17,7 @@ use crate::{
     threads::{
         Digest, MAX_BATCH, Message, MessageId, Owner, Parent, Profile, RequestId, Role, Thread, ThreadId,
         ToolRef, Trim, Ttl,
-        replay::{Entry, Origin, RunId},
+        replay::{BatchId, Origin, PendingMessage},
     },
 };
 
@@ -114,8 +114,8 @@ fn message(id: &str, payload: impl Into<Bytes>) -> Message {
     }
 }
 
-fn entry(id: &str, payload: impl Into<Bytes>) -> Entry {
-    Entry {
+fn entry(id: &str, payload: impl Into<Bytes>) -> PendingMessage {
+    PendingMessage {
         message: Arc::new(message(id, payload)),
         digest: Digest([7; 16]),
         time: Timestamp::from_millis(1_700_000_000_123),
@@ -179,22 +179,22 @@ fn full_thread(id: &str) -> Thread {
 
 fn began(run: u64) -> Record {
     let origin = Origin { thread: bare_thread("t"), any_owner: false, created_by: None };
-    Record::Began { run: RunId(run), origin: Arc::new(origin), creates: false }
+    Record::Began { batch: BatchId(run), origin: Arc::new(origin), creates: false }
 }
 
 fn accepted(run: u64, id: &str) -> Record {
-    Record::Accepted { run: RunId(run), entries: vec![entry(id, Bytes::from_static(b"hello"))] }
+    Record::Accepted { batch: BatchId(run), entries: vec![entry(id, Bytes::from_static(b"hello"))] }
 }
 
 fn settled(run: u64) -> Record {
-    Record::Settled { run: RunId(run) }
+    Record::Settled { batch: BatchId(run) }
 }
 
 #[tokio::test]
 async fn the_largest_message_comes_back_as_it_was() {
     let folder = Folder::new();
     let payload: Vec<u8> = (0..2 << 20).map(|index: u32| index.to_le_bytes()[index as usize % 3]).collect();
-    let record = Record::Accepted { run: RunId(1), entries: vec![entry("m", payload)] };
+    let record = Record::Accepted { batch: BatchId(1), entries: vec![entry("m", payload)] };
     let open = folder.open(SyncPolicy::Always);
     open.append(&[began(1), record.clone()]).await.unwrap();
     open.replace(&[began(1), record.clone()]).await.unwrap();
@@ -208,11 +208,13 @@ async fn a_replacement_divides_the_messages_of_a_long_run() {
     let folder = Folder::new();
     let entries: Vec<_> = (0..=2 * MAX_BATCH).map(|index| entry(&format!("m-{index}"), "x")).collect();
     let open = folder.open(SyncPolicy::Never);
-    open.replace(&[began(1), Record::Accepted { run: RunId(1), entries: entries.clone() }]).await.unwrap();
+    open.replace(&[began(1), Record::Accepted { batch: BatchId(1), entries: entries.clone() }])
+        .await
+        .unwrap();
     open.close().await;
     let records = folder.open(SyncPolicy::Never).records;
     let found = records[1..].iter().flat_map(|record| match record {
-        Record::Accepted { run: RunId(1), entries } => entries.clone(),
+        Record::Accepted { batch: BatchId(1), entries } => entries.clone(),
         other => panic!("{other:?}"),
     });
     assert_eq!(found.collect::<Vec<_>>(), entries);
@@ -259,9 +261,9 @@ async fn the_order_of_each_writer_is_kept() {
     open.close().await;
     let records = folder.open(SyncPolicy::Always).records;
     for run in 0..64 {
-        let of_run = records
-            .iter()
-            .filter(|record| matches!(record, Record::Accepted { run: RunId(found), .. } if *found == run));
+        let of_run = records.iter().filter(
+            |record| matches!(record, Record::Accepted { batch: BatchId(found), .. } if *found == run),
+        );
         let expected = (0..50).map(|index| accepted(run, &format!("m-{index}")));
         assert!(of_run.cloned().eq(expected), "run {run}");
     }
@@ -335,7 +337,7 @@ async fn bytes_count_what_is_written_and_what_waits() {
     let open = folder.open(SyncPolicy::Never);
     let on_disk = || fs::metadata(folder.path()).unwrap().len();
     assert_eq!(open.journal.bytes(), on_disk());
-    let large = Record::Accepted { run: RunId(1), entries: vec![entry("m", vec![1; 10_000])] };
+    let large = Record::Accepted { batch: BatchId(1), entries: vec![entry("m", vec![1; 10_000])] };
 
     let disk = open.journal.0.disk();
     let receipt = open.journal.append(vec![large.clone()]);

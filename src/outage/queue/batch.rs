@@ -12,7 +12,9 @@ use crate::{
     memory::footprint::{self, THREAD_OVERHEAD, Tally},
     threads::{
         Digest, Message, MessageId, Owner, Thread, ThreadId, Ttl,
-        replay::{Done, Entry, MAX_REPLAY, MAX_REPLAY_BYTES, Origin, ParkedRun, Record, Replay, RunId},
+        replay::{
+            BatchId, Done, MAX_REPLAY, MAX_REPLAY_BYTES, Origin, ParkedBatch, PendingMessage, Record, Replay,
+        },
     },
 };
 
@@ -58,7 +60,7 @@ pub(in crate::outage) struct PendingBatch {
     /// The thread as it was before.
     pub(super) origin: Arc<Origin>,
     /// Messages, in order.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<PendingMessage>,
     /// The bytes of memory that they take.
     weight: u64,
     /// The last renewal of the thread, if somebody renewed it.
@@ -124,7 +126,7 @@ impl PendingBatch {
     }
 
     /// Takes in messages behind those that wait.
-    pub(super) fn push(&mut self, entries: impl IntoIterator<Item = Entry>) {
+    pub(super) fn push(&mut self, entries: impl IntoIterator<Item = PendingMessage>) {
         for entry in entries {
             self.weight += Tally::of(&entry.message).memory;
             self.entries.push_back(entry);
@@ -132,7 +134,7 @@ impl PendingBatch {
     }
 
     /// The messages that wait.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &PendingMessage> {
         self.entries.iter()
     }
 
@@ -168,15 +170,15 @@ impl PendingBatch {
         is_new
     }
 
-    pub(super) fn as_parked(&self) -> Option<ParkedRun> {
+    pub(super) fn as_parked(&self) -> Option<ParkedBatch> {
         let reason = self.parked.as_ref()?.reason.clone();
-        Some(ParkedRun { thread: self.origin.thread.id.clone(), entries: self.count(), reason })
+        Some(ParkedBatch { thread: self.origin.thread.id.clone(), entries: self.count(), reason })
     }
 
     /// The next step.
     pub(super) fn step(&self) -> Replay {
         let mut bytes = 0;
-        let fits = |entry: &&Entry| {
+        let fits = |entry: &&PendingMessage| {
             bytes += entry.message.payload.len();
             bytes <= MAX_REPLAY_BYTES
         };
@@ -231,7 +233,7 @@ impl PendingBatch {
     /// deleted meanwhile, the deletion holds for the writes that wait, too.
     ///
     /// Answers false where that cannot be: a renewal alone makes no thread, and a repair's messages went with theirs.
-    pub(in crate::outage) fn create_anew(&mut self, known: Vec<Entry>, now: Timestamp) -> bool {
+    pub(in crate::outage) fn create_anew(&mut self, known: Vec<PendingMessage>, now: Timestamp) -> bool {
         if !self.is_moved() {
             self.put_before(known);
         }
@@ -247,7 +249,7 @@ impl PendingBatch {
     }
 
     /// Puts the acknowledged messages that Redis lost before all others, once.
-    pub(in crate::outage) fn restore_lost(&mut self, acknowledged: impl FnOnce() -> Vec<Entry>) {
+    pub(in crate::outage) fn restore_lost(&mut self, acknowledged: impl FnOnce() -> Vec<PendingMessage>) {
         if !std::mem::replace(&mut self.has_lost, true) {
             self.put_before(acknowledged());
             // Redis may have lost changes as well, which are not made again.
@@ -256,7 +258,7 @@ impl PendingBatch {
     }
 
     /// Puts messages before all others, but for those that wait already.
-    fn put_before(&mut self, missing: Vec<Entry>) {
+    fn put_before(&mut self, missing: Vec<PendingMessage>) {
         self.is_clean &= missing.is_empty();
         let waiting: HashSet<_> = self.entries.iter().map(|entry| entry.message.id.clone()).collect();
         let missing: Vec<_> =
@@ -316,19 +318,19 @@ impl PendingBatch {
         change(&mut Arc::make_mut(&mut self.origin).thread);
     }
 
-    /// What the journal file has to say of it.
-    pub(super) fn records(&self, run: RunId) -> Vec<Record> {
+    /// What the journal file holds of it.
+    pub(super) fn records(&self, batch: BatchId) -> Vec<Record> {
         let origin = Arc::clone(&self.origin);
-        let mut records = vec![Record::Began { run, origin, creates: self.creation != Creation::None }];
+        let mut records = vec![Record::Began { batch, origin, creates: self.creation != Creation::None }];
         if !self.entries.is_empty() {
-            records.push(Record::Accepted { run, entries: self.entries.iter().cloned().collect() });
+            records.push(Record::Accepted { batch, entries: self.entries.iter().cloned().collect() });
         }
-        records.extend(self.renewal.map(|Renewal { ttl }| Record::Touched { run, ttl }));
+        records.extend(self.renewal.map(|Renewal { ttl }| Record::Touched { batch, ttl }));
         records
     }
 }
 
-fn weigh(entries: &[Entry]) -> u64 {
+fn weigh(entries: &[PendingMessage]) -> u64 {
     entries.iter().map(|entry| Tally::of(&entry.message).memory).sum()
 }
 

@@ -8,7 +8,7 @@ use super::{PendingBatch, Queue};
 use crate::{
     clock::Timestamp,
     outage::file::FileJournal,
-    threads::replay::{Entry, Origin, Receipt, Record, RunId},
+    threads::replay::{BatchId, Origin, PendingMessage, Receipt, Record},
 };
 
 /// The file is written anew when it holds more than twice what waits and so many bytes.
@@ -54,22 +54,22 @@ impl Queue {
         records: Vec<Record>,
         held_until: Instant,
         now: Timestamp,
-    ) -> Vec<(Arc<Origin>, Vec<Entry>)> {
+    ) -> Vec<(Arc<Origin>, Vec<PendingMessage>)> {
         for record in records {
             match record {
-                Record::Began { run, origin, creates } => {
-                    self.last = self.last.max(run.0);
+                Record::Began { batch: id, origin, creates } => {
+                    self.last = self.last.max(id.0);
                     let mut batch = PendingBatch::of(origin, creates, now);
                     batch.hold(Some(held_until));
-                    self.insert(run, batch);
+                    self.insert(id, batch);
                 }
-                Record::Accepted { run, entries } => {
-                    self.change(run, |batch| batch.push(entries));
+                Record::Accepted { batch, entries } => {
+                    self.change(batch, |batch| batch.push(entries));
                 }
-                Record::Touched { run, ttl } => {
-                    self.change(run, |batch| batch.renew(ttl));
+                Record::Touched { batch, ttl } => {
+                    self.change(batch, |batch| batch.renew(ttl));
                 }
-                Record::Settled { run } => drop(self.remove(run)),
+                Record::Settled { batch } => drop(self.remove(batch)),
             }
         }
         for (id, batch) in &self.batches {
@@ -81,7 +81,7 @@ impl Queue {
 
     /// Notes that a batch is over. Nobody waits for the note: what the file holds too much is replayed once more, which
     /// changes nothing.
-    pub(super) fn forget(&self, run: RunId, is_repair: bool) {
+    pub(super) fn forget(&self, batch: BatchId, is_repair: bool) {
         let Some(file) = &self.file else { return };
         let holds_too_much = file.has_failed()
             || file.bytes() > self.bytes.saturating_mul(2).saturating_add(SLACK)
@@ -89,7 +89,7 @@ impl Queue {
         if holds_too_much && file.may_replace() {
             drop(file.replace(self.records()));
         } else if !is_repair {
-            drop(file.append(vec![Record::Settled { run }]));
+            drop(file.append(vec![Record::Settled { batch }]));
         }
     }
 }

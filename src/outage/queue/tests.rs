@@ -33,12 +33,12 @@ fn thread(id: &str, revision: i64, last_seq: i64) -> Thread {
     }
 }
 
-fn entry(new: NewMessage) -> Entry {
+fn entry(new: NewMessage) -> PendingMessage {
     let NewMessage { message, digest } = new;
-    Entry { message: Arc::new(message), digest, time: START, is_repair: false }
+    PendingMessage { message: Arc::new(message), digest, time: START, is_repair: false }
 }
 
-fn entries(ids: &[&str]) -> Vec<Entry> {
+fn entries(ids: &[&str]) -> Vec<PendingMessage> {
     ids.iter().map(|id| entry(said(id))).collect()
 }
 
@@ -54,7 +54,7 @@ fn accept(queue: &mut Queue, id: &str, write: Write) {
 }
 
 /// A queue, and the only batch in it.
-fn queue_of(id: &str, write: Write) -> (Queue, RunId) {
+fn queue_of(id: &str, write: Write) -> (Queue, BatchId) {
     let mut queue = Queue::new(BOUNDS);
     accept(&mut queue, id, write);
     let batch = queue.due(Instant::now(), false).concat()[0];
@@ -79,7 +79,7 @@ fn done(step: &Replay) -> Done {
 }
 
 /// Takes a step as given; says whether nothing waits any more, and ends the batch then.
-fn take_step(queue: &mut Queue, batch: RunId, step: &Replay) -> bool {
+fn take_step(queue: &mut Queue, batch: BatchId, step: &Replay) -> bool {
     let is_over = queue.change(batch, |batch| batch.take_done(step, &done(step))).unwrap();
     if is_over {
         queue.finish(batch, &step.origin.thread.id);
@@ -88,7 +88,7 @@ fn take_step(queue: &mut Queue, batch: RunId, step: &Replay) -> bool {
 }
 
 /// Takes the next step.
-fn take(queue: &mut Queue, batch: RunId) -> bool {
+fn take(queue: &mut Queue, batch: BatchId) -> bool {
     let step = queue.step(batch).unwrap();
     take_step(queue, batch, &step)
 }
@@ -240,7 +240,7 @@ fn a_parked_batch_is_kept_and_tried_again_and_what_comes_after_it_stays_behind_i
     assert!(!queue.is_pending(), "it holds nothing up");
     assert!(queue.is_waiting(&thread_id("t")));
     accept(&mut queue, "t", Write::Append(entries(&["b"])));
-    assert_eq!(queue.due(now, false), Vec::<Vec<RunId>>::new());
+    assert_eq!(queue.due(now, false), Vec::<Vec<BatchId>>::new());
     assert_eq!(queue.due(now, true).concat(), [batch], "when redis returns");
     assert_eq!(queue.next_due(now), Some(RETRY));
     assert_eq!(queue.due(now + RETRY, false).concat(), [batch]);

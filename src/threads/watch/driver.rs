@@ -1,17 +1,15 @@
 //! Drives a watch: asks the store when something may have happened, and gives out the events one by one.
 
-use std::{collections::VecDeque, fmt, future::pending, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{
-    Event, Followed, Found, Position, Since, Step, Told, Wakers, local, mode::modes, step, step::resync,
-};
+use super::{Event, Followed, Found, Position, Since, Step, Told, Wakers, local, step, step::resync};
 use crate::{
-    call::{Answer, Call, Serving, ServingMode, Source},
+    call::{Answer, Call, ModeTeller, ServingMode, Source},
     clock::Timestamp,
     doorbell::{Doorbell, Notices},
     error::{Error, Result},
@@ -41,9 +39,7 @@ pub struct ThreadWatch<S> {
     /// Held so that `notices` goes on.
     _doorbell: Arc<Doorbell>,
     notices: watch::Receiver<Notices>,
-    serving: Option<watch::Receiver<Serving>>,
-    /// How this process was said to serve; it is not said that it is SHARED before it was anything else.
-    mode: ServingMode,
+    modes: ModeTeller,
     since: Since,
     /// Whether it began after an event of an earlier watch.
     is_resumed: bool,
@@ -107,8 +103,7 @@ impl<S: ThreadStore> ThreadWatch<S> {
             bell,
             _doorbell: Arc::clone(&wakers.doorbell),
             notices: wakers.doorbell.watch(),
-            serving: wakers.serving.clone(),
-            mode: ServingMode::Shared,
+            modes: ModeTeller::new(wakers.serving.clone()),
             is_resumed: matches!(since, Since::Told(_)),
             since,
             pending: VecDeque::new(),
@@ -157,7 +152,7 @@ impl<S: ThreadStore> ThreadWatch<S> {
             () = sleep(tick) => {}
             // Where changes rang and do no more, something may have happened unheard.
             _ = self.notices.changed() => {}
-            () = changed(&mut self.serving) => {}
+            () = self.modes.changed() => {}
         }
     }
 
@@ -170,7 +165,7 @@ impl<S: ThreadStore> ThreadWatch<S> {
             Followed::Gone { .. } => String::new(),
         };
         self.tell_modes(is_local, source, &epoch);
-        if self.is_local && !is_local && self.mode == ServingMode::Degraded {
+        if self.is_local && !is_local && self.modes.told() == ServingMode::Degraded {
             // The shared store was heard before the process said that it is back, which it is about to: what it shares
             // comes after that.
             self.next = Next::Woken;
@@ -225,14 +220,11 @@ impl<S: ThreadStore> ThreadWatch<S> {
 
     /// Tells how this process serves, if that is another way than was told: before what an answer from there tells.
     fn tell_modes(&mut self, is_local: bool, source: Source, epoch: &str) {
-        let Some(serving) = &mut self.serving else { return };
-        let now = serving.borrow_and_update().mode;
         let position = match &self.since {
             Since::Told(place) => place.position.clone(),
             Since::Seq(seq) => Position { epoch: epoch.to_owned(), revision: 0, seq: *seq },
         };
-        for mode in modes(self.mode, now, is_local) {
-            self.mode = mode;
+        for mode in self.modes.news(is_local) {
             let source = if mode == ServingMode::Degraded { Source::Local { as_of: None } } else { source };
             let event = Event::ModeChanged(mode);
             self.pending.push_back(Told { event, position: position.clone(), source });
@@ -279,17 +271,5 @@ impl<S: ThreadStore> ThreadWatch<S> {
             }
             error => Err(error),
         }
-    }
-}
-
-/// Waits until the process serves in another way; for ever where it never does.
-async fn changed(serving: &mut Option<watch::Receiver<Serving>>) {
-    let has_changed = match serving {
-        Some(serving) => serving.changed().await.is_ok(),
-        None => false,
-    };
-    // Whoever tells it does so as long as the process serves.
-    if !has_changed {
-        pending::<()>().await;
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 /// A thread that Redis has with two messages, and a third that memory accepted; answers the batch that waits.
-async fn fleet_with_one_waiting() -> (Fleet, RunId) {
+async fn fleet_with_one_waiting() -> (Fleet, BatchId) {
     let fleet = fleet();
     fleet.create(&new_thread("t", many(0..2))).await;
     fleet.copies.append(&call(), &append("t", many(2..3))).await.unwrap();

@@ -8,9 +8,12 @@ use crate::outage::file::{encoding, format};
 /// Small appends, one of them of two records.
 fn appends() -> Vec<Vec<Record>> {
     vec![
-        vec![Record::Touched { run: RunId(1), ttl: None }],
+        vec![Record::Touched { batch: BatchId(1), ttl: None }],
         vec![accepted(1, "m-1"), settled(1)],
-        vec![Record::Touched { run: RunId(2), ttl: Some(Ttl::new("ttl", Duration::from_secs(9)).unwrap()) }],
+        vec![Record::Touched {
+            batch: BatchId(2),
+            ttl: Some(Ttl::new("ttl", Duration::from_secs(9)).unwrap()),
+        }],
         vec![settled(2)],
     ]
 }
@@ -152,7 +155,7 @@ async fn what_is_left_of_a_run_without_its_beginning_is_only_kept_aside() {
 #[tokio::test]
 async fn a_message_that_holds_a_journal_is_not_read_as_one() {
     let inner = Folder::new().hold(&[vec![began(7)], vec![accepted(7, "evil")]]).await;
-    let holds = Record::Accepted { run: RunId(1), entries: vec![entry("m", Bytes::from(inner))] };
+    let holds = Record::Accepted { batch: BatchId(1), entries: vec![entry("m", Bytes::from(inner))] };
     let folder = Folder::new();
     let file = folder.hold(&[vec![began(1)], vec![holds], vec![accepted(1, "m-2")]]).await;
     // Damage in front of it: a reader that looks for the next record looks into the message.

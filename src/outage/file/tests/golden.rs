@@ -31,7 +31,7 @@ fn every_kind() -> Vec<Record> {
         created_by: Some(RequestId::parse("request_id", "r-1").unwrap()),
     };
     let tool = ToolRef { is_result: true, call_id: "call".into(), name: "ツール".into() };
-    let full = Entry {
+    let full = PendingMessage {
         message: Arc::new(Message {
             role: Role::Tool,
             in_progress: true,
@@ -44,23 +44,23 @@ fn every_kind() -> Vec<Record> {
         time: Timestamp::from_millis(i64::MIN),
         is_repair: true,
     };
-    let of_role = |role| Entry {
+    let of_role = |role| PendingMessage {
         message: Arc::new(Message { role, ..message("m", Bytes::new()) }),
         ..entry("m", Bytes::new())
     };
     let roles = [Role::System, Role::Developer, Role::User, Role::Assistant, Role::Tool];
     vec![
         began(0),
-        Record::Began { run: RunId(u64::MAX), origin: Arc::new(origin), creates: true },
-        Record::Accepted { run: RunId(u64::MAX), entries: vec![full] },
-        Record::Accepted { run: RunId(0), entries: roles.map(of_role).into() },
-        Record::Accepted { run: RunId(0), entries: Vec::new() },
-        Record::Touched { run: RunId(0), ttl: None },
+        Record::Began { batch: BatchId(u64::MAX), origin: Arc::new(origin), creates: true },
+        Record::Accepted { batch: BatchId(u64::MAX), entries: vec![full] },
+        Record::Accepted { batch: BatchId(0), entries: roles.map(of_role).into() },
+        Record::Accepted { batch: BatchId(0), entries: Vec::new() },
+        Record::Touched { batch: BatchId(0), ttl: None },
         Record::Touched {
-            run: RunId(0),
+            batch: BatchId(0),
             ttl: Some(Ttl::new("ttl", Duration::from_hours(365 * 24)).unwrap()),
         },
-        Record::Settled { run: RunId(0) },
+        Record::Settled { batch: BatchId(0) },
     ]
 }
 

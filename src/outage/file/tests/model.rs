@@ -18,7 +18,7 @@ enum Step {
 fn record() -> impl Strategy<Value = Record> {
     let ids = "[a-z]{1,8}";
     let entry = (ids, vec(any::<u8>(), 0..200), any::<[u8; 16]>(), any::<i64>(), any::<bool>()).prop_map(
-        |(id, payload, digest, time, is_repair)| Entry {
+        |(id, payload, digest, time, is_repair)| PendingMessage {
             digest: Digest(digest),
             time: Timestamp::from_millis(time),
             is_repair,
@@ -29,15 +29,15 @@ fn record() -> impl Strategy<Value = Record> {
         let mut thread = if creates { bare_thread(&id) } else { full_thread(&id) };
         thread.profile.title = title;
         let origin = Origin { thread, any_owner: creates, created_by: None };
-        Record::Began { run: RunId(run), origin: Arc::new(origin), creates }
+        Record::Began { batch: BatchId(run), origin: Arc::new(origin), creates }
     });
     let ttl = (1..1000_u64).prop_map(|secs| Ttl::new("ttl", Duration::from_secs(secs)).unwrap());
     prop_oneof![
         began,
         (any::<u64>(), vec(entry, 0..4))
-            .prop_map(|(run, entries)| Record::Accepted { run: RunId(run), entries }),
+            .prop_map(|(run, entries)| Record::Accepted { batch: BatchId(run), entries }),
         (any::<u64>(), proptest::option::of(ttl))
-            .prop_map(|(run, ttl)| Record::Touched { run: RunId(run), ttl }),
+            .prop_map(|(run, ttl)| Record::Touched { batch: BatchId(run), ttl }),
         any::<u64>().prop_map(settled),
     ]
 }

@@ -1,14 +1,65 @@
-//! Which modes of this process a watcher is told of.
+//! Tells a watcher how this process serves.
 
-use crate::call::ServingMode::{self, Degraded, Local, Reconciling, Shared};
+use std::future::pending;
 
-/// The modes to be told to a watcher who was told `told` last, where the process says that it serves in the mode `now`
-/// and memory gave the last answer or not.
+use tokio::sync::watch;
+
+use super::{
+    Serving,
+    ServingMode::{self, Degraded, Local, Reconciling, Shared},
+};
+
+/// Tells one watcher each serving mode once and in order. A watcher is told SHARED only after another mode.
+#[derive(Debug)]
+pub struct ModeTeller {
+    /// None where memory is the only truth: no other mode ever comes.
+    serving: Option<watch::Receiver<Serving>>,
+    told: ServingMode,
+}
+
+impl ModeTeller {
+    /// A watcher that begins.
+    pub fn new(serving: Option<watch::Receiver<Serving>>) -> Self {
+        Self { serving, told: Shared }
+    }
+
+    /// The mode that the watcher was told last.
+    pub fn told(&self) -> ServingMode {
+        self.told
+    }
+
+    /// How the process serves now; none where memory is the only truth. A later [`ModeTeller::changed`] waits for a change
+    /// after this.
+    pub fn serving(&mut self) -> Option<Serving> {
+        self.serving.as_mut().map(|serving| *serving.borrow_and_update())
+    }
+
+    /// The modes to tell the watcher now, before an answer that came from memory in place of Redis if `is_local`.
+    pub fn news(&mut self, is_local: bool) -> Vec<ServingMode> {
+        let Some(Serving { mode, .. }) = self.serving() else { return Vec::new() };
+        let news = modes(self.told, mode, is_local);
+        self.told = news.last().copied().unwrap_or(self.told);
+        news
+    }
+
+    /// Waits until the process serves in another way; for ever where it never does. May be dropped at any time.
+    pub async fn changed(&mut self) {
+        let has_changed = match &mut self.serving {
+            Some(serving) => serving.changed().await.is_ok(),
+            None => false,
+        };
+        // The sender lives as long as the process serves.
+        if !has_changed {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// The modes to tell a watcher who was told `told` last, while the process says that it serves in the mode `now`.
 ///
-/// An answer may be faster than what the process says: one from memory shows an outage that is not said yet, or one that
-/// has just ended. So nothing is told from memory before DEGRADED was, and SHARED is not told before the shared store
-/// answers.
-pub(super) fn modes(told: ServingMode, now: ServingMode, is_local: bool) -> Vec<ServingMode> {
+/// An answer may be faster than the process: an answer from memory shows an outage that the process does not say yet, or
+/// that has just ended. So DEGRADED comes before anything from memory, and SHARED not before Redis answers.
+fn modes(told: ServingMode, now: ServingMode, is_local: bool) -> Vec<ServingMode> {
     match (told, now) {
         // Memory is the only truth: there is no other mode.
         (_, Local) => Vec::new(),
