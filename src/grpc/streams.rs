@@ -43,22 +43,22 @@ impl Streams {
     }
 
     /// Takes a place for the stream that answers this call, or refuses it. Whoever holds the place counts as open.
-    pub(super) fn enter(&self, call: &Call) -> Result<Place, Status> {
+    pub(super) fn enter(&self, call: &Call) -> Result<StreamPlace, Status> {
         let taken = Arc::clone(&self.free).try_acquire_owned();
         let taken = taken.map_err(|_| status::too_many_streams(self.limit))?;
-        Ok(Place { taken, deadline: call.deadline, closing: self.closing.clone() })
+        Ok(StreamPlace { taken, deadline: call.deadline, closing: self.closing.clone() })
     }
 }
 
 /// One stream's place. It is free again when this, or the stream made of it, ends or is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct StreamPlace {
     taken: OwnedSemaphorePermit,
     deadline: Option<Instant>,
     closing: CancellationToken,
 }
 
-impl Place {
+impl StreamPlace {
     /// Serves events until they end or one is an error, until the client goes away, or until the deadline of the call or
     /// the end of the server, which is then the last item: `DEADLINE_EXCEEDED`, or UNAVAILABLE with a hint when to retry.
     pub(super) fn serve<T: Send + 'static>(

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    copy::{News, ThreadCopy},
+    copy::{Observation, ThreadCopy},
     file::FileJournal,
     queue::{JournalBounds, Queue, Write},
 };
@@ -61,7 +61,7 @@ pub(crate) struct Known {
 
 /// What is known of a thread before a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum KnownThread {
     /// Nothing.
     Unknown,
     /// The epoch and the revision that Redis was last seen to have acknowledged.
@@ -135,16 +135,16 @@ impl Copies {
     }
 
     /// Learns from an answer of Redis. Cheap: no IO, one short critical section.
-    pub(super) fn learn(&self, thread: &Thread, news: News<'_>) {
+    pub(super) fn learn(&self, thread: &Thread, observed: Observation<'_>) {
         let now = self.clock.now();
         let copies = &mut self.lock().copies;
-        let copy = ThreadCopy::learn(copies.take(&thread.id), thread, news, now);
+        let copy = ThreadCopy::learn(copies.take(&thread.id), thread, observed, now);
         copies.put(copy);
     }
 
     /// Learns the metadata of a thread.
     pub(super) fn learn_metadata(&self, thread: &Thread) {
-        self.learn(thread, News::Metadata);
+        self.learn(thread, Observation::Metadata);
     }
 
     /// Learns that Redis does not have a thread. A copy in which writes wait stays.
@@ -156,14 +156,14 @@ impl Copies {
     }
 
     /// What is known of a thread.
-    pub(super) fn standing(&self, id: &ThreadId) -> Standing {
+    pub(super) fn standing(&self, id: &ThreadId) -> KnownThread {
         let Known { copies, queue } = &*self.lock();
         if queue.is_waiting(id) {
-            return Standing::Waiting;
+            return KnownThread::Waiting;
         }
-        copies.peek(id).map_or(Standing::Unknown, |copy| {
+        copies.peek(id).map_or(KnownThread::Unknown, |copy| {
             let (epoch, revision) = copy.acknowledged().clone();
-            Standing::Acknowledged(epoch, revision)
+            KnownThread::Acknowledged(epoch, revision)
         })
     }
 

@@ -26,7 +26,7 @@ use crate::{
 
 mod learn;
 
-pub(super) use learn::News;
+pub(super) use learn::Observation;
 
 /// A copy of a thread.
 #[derive(Debug)]

@@ -33,12 +33,12 @@ const UNCERTAIN: Duration = Duration::from_mins(1);
 const READ_BACK: i64 = 100;
 
 /// Tells how this process serves.
-struct Mode {
+struct ModeSwitch {
     serving: watch::Sender<Serving>,
     clock: Arc<dyn Clock>,
 }
 
-impl Mode {
+impl ModeSwitch {
     fn tell(&self, mode: ServingMode) {
         let since = self.clock.now();
         self.serving.send_if_modified(|serving| {
@@ -70,7 +70,7 @@ impl<S: SharedThreads> Fallback<S> {
         token: CancellationToken,
     ) {
         let mut has_returned = serving.borrow().mode == ServingMode::Degraded;
-        let mode = Mode { serving, clock };
+        let mode = ModeSwitch { serving, clock };
         let mut state = self.reachability.watch();
         let mut heard = Instant::now();
         loop {
@@ -107,7 +107,7 @@ impl<S: SharedThreads> Fallback<S> {
     }
 
     /// Merges all that can be merged now; `all` counts in what was put aside.
-    async fn catch_up(&self, mode: &Mode, mut all: bool) {
+    async fn catch_up(&self, mode: &ModeSwitch, mut all: bool) {
         while self.reachability.is_reachable() {
             let due = self.copies.lock().queue.due(Instant::now(), std::mem::take(&mut all));
             if due.is_empty() {

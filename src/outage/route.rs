@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Copies, Guarded, Reachability, copies::Standing, copy::News};
+use super::{Copies, Guarded, Reachability, copies::KnownThread, copy::Observation};
 use crate::{
     call::{Answer, Call},
     error::{Error, Result},
@@ -88,7 +88,7 @@ impl<S: SharedThreads> Fallback<S> {
         F: Future<Output = Result<Answer<T>>>,
     {
         let known = self.copies.standing(id);
-        if known == Standing::Waiting {
+        if known == KnownThread::Waiting {
             // The shared store lacks writes of this thread that were acknowledged.
             return match self.reachability.misconfiguration() {
                 Some(error) => Err(error),
@@ -116,8 +116,8 @@ impl<S: SharedThreads> Fallback<S> {
 
     /// Sees to it that writes are repaired that a failover of the shared store lost: where the thread's revision is lower
     /// than the revision that was known before the call, or its epoch another.
-    async fn note_losses(&self, call: &Call, thread: &mut Thread, known: Standing) -> Result<()> {
-        let Standing::Acknowledged(epoch, revision) = known else { return Ok(()) };
+    async fn note_losses(&self, call: &Call, thread: &mut Thread, known: KnownThread) -> Result<()> {
+        let KnownThread::Acknowledged(epoch, revision) = known else { return Ok(()) };
         if thread.epoch != epoch {
             // Another instance may have found the loss first; that instance repairs its own writes alone.
             self.copies.repair(&thread.id);
@@ -169,7 +169,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
             local,
             |made| Some(&mut made.thread),
             |copies, made| {
-                copies.learn(&made.thread, News::Created(new, made));
+                copies.learn(&made.thread, Observation::Created(new, made));
             },
         )
         .await
@@ -200,8 +200,10 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
     ) -> Result<Answer<Thread>> {
         let shared = pin!(self.shared.update(call, id, change, guard));
         let local = |_| needs_shared("a change of a thread");
-        self.choose(call, id, shared, local, itself, |copies, thread| copies.learn(thread, News::Updated))
-            .await
+        self.choose(call, id, shared, local, itself, |copies, thread| {
+            copies.learn(thread, Observation::Updated)
+        })
+        .await
     }
 
     async fn delete(&self, call: &Call, id: &ThreadId, guard: &Guard) -> Result<Answer<()>> {
@@ -226,7 +228,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
             local,
             |made| Some(&mut made.thread),
             |copies, made| {
-                copies.learn(&made.thread, News::Appended(append, made));
+                copies.learn(&made.thread, Observation::Appended(append, made));
             },
         )
         .await
@@ -242,7 +244,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
             local,
             |page| Some(&mut page.thread),
             |copies, page| {
-                copies.learn(&page.thread, News::of_page(query, page));
+                copies.learn(&page.thread, Observation::of_page(query, page));
             },
         )
         .await
@@ -258,7 +260,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
             local,
             |context| Some(&mut context.thread),
             |copies, context| {
-                copies.learn(&context.thread, News::Context(context));
+                copies.learn(&context.thread, Observation::Context(context));
             },
         )
         .await
@@ -274,7 +276,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
             local,
             |updated| Some(&mut updated.thread),
             |copies, updated| {
-                copies.learn(&updated.thread, News::MessageUpdated(&updated.message));
+                copies.learn(&updated.thread, Observation::MessageUpdated(&updated.message));
             },
         )
         .await
@@ -284,7 +286,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
         let shared = pin!(self.shared.truncate(call, id, cut, guard));
         let local = |_| needs_shared("a truncation");
         self.choose(call, id, shared, local, itself, |copies, thread| {
-            copies.learn(thread, News::Truncated(cut));
+            copies.learn(thread, Observation::Truncated(cut));
         })
         .await
     }
@@ -308,7 +310,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
                 Followed::Gone { .. } => None,
             },
             |copies, followed| match followed {
-                Followed::Found(found) => copies.learn(&found.thread, News::of_watch(since, found)),
+                Followed::Found(found) => copies.learn(&found.thread, Observation::of_watch(since, found)),
                 Followed::Gone { .. } => copies.forget(id),
             },
         )

@@ -58,9 +58,9 @@ impl Stock {
         change: impl FnOnce(&mut Conversation) -> Result<T>,
     ) -> Result<T> {
         let conversation = self.threads.get_mut(id).ok_or_else(|| not_found(id))?;
-        let before = Place::of(conversation);
+        let before = IndexPlace::of(conversation);
         let result = change(conversation);
-        let after = Place::of(conversation);
+        let after = IndexPlace::of(conversation);
         if before != after {
             self.leave(id, before);
             self.enter(id, after);
@@ -72,18 +72,18 @@ impl Stock {
     pub(super) fn insert(&mut self, conversation: Conversation) -> Result<()> {
         self.room().admit(conversation.footprint())?;
         let id = conversation.thread().id.clone();
-        self.enter(&id, Place::of(&conversation));
+        self.enter(&id, IndexPlace::of(&conversation));
         self.threads.insert(id, conversation);
         Ok(())
     }
 
     fn remove(&mut self, id: &ThreadId) -> Option<Conversation> {
         let conversation = self.threads.remove(id)?;
-        self.leave(id, Place::of(&conversation));
+        self.leave(id, IndexPlace::of(&conversation));
         Some(conversation)
     }
 
-    fn enter(&mut self, id: &ThreadId, place: Place) {
+    fn enter(&mut self, id: &ThreadId, place: IndexPlace) {
         self.used += place.footprint;
         if let Some(at) = place.expire_time {
             self.by_expiry.insert((at, id.clone()));
@@ -93,7 +93,7 @@ impl Stock {
         }
     }
 
-    fn leave(&mut self, id: &ThreadId, place: Place) {
+    fn leave(&mut self, id: &ThreadId, place: IndexPlace) {
         self.used = self.used.saturating_sub(place.footprint);
         if let Some(at) = place.expire_time {
             self.by_expiry.remove(&(at, id.clone()));
@@ -203,14 +203,14 @@ fn pop_due(by_expiry: &mut BTreeSet<(Timestamp, ThreadId)>, now: Timestamp) -> O
 
 /// Where a thread stands in the orders, and what it takes.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct IndexPlace {
     owner: Option<Owner>,
     update_time: Timestamp,
     expire_time: Option<Timestamp>,
     footprint: u64,
 }
 
-impl Place {
+impl IndexPlace {
     fn of(conversation: &Conversation) -> Self {
         let thread = conversation.thread();
         Self {

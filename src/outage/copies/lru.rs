@@ -16,7 +16,7 @@ const SHARE_OF_ONE: u64 = 4;
 /// The copies; the one place that accounts for them. A copy is taken out, looked at or changed, and put back.
 #[derive(Debug)]
 pub(in crate::outage) struct Lru {
-    copies: HashMap<ThreadId, Slot>,
+    copies: HashMap<ThreadId, LruEntry>,
     /// Copies that may be given up, by their last use.
     by_use: BTreeMap<u64, ThreadId>,
     uses: u64,
@@ -26,7 +26,7 @@ pub(in crate::outage) struct Lru {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct LruEntry {
     copy: ThreadCopy,
     last_use: u64,
     footprint: u64,
@@ -69,7 +69,7 @@ impl Lru {
         if !copy.is_waiting() {
             self.by_use.insert(self.uses, id.clone());
         }
-        self.copies.insert(id, Slot { copy, last_use: self.uses, footprint });
+        self.copies.insert(id, LruEntry { copy, last_use: self.uses, footprint });
         while self.used > self.max_bytes || self.by_use.len() > self.max_threads {
             let Some((_, oldest)) = self.by_use.first_key_value() else { return };
             self.take(&oldest.clone());
@@ -115,7 +115,7 @@ impl Lru {
 
     /// Forgets the copies that have expired, but for those in which writes wait, and counts them.
     pub(in crate::outage) fn sweep(&mut self, now: Timestamp) -> u64 {
-        let is_due = |slot: &Slot| slot.copy.has_expired(now) && !slot.copy.is_waiting();
+        let is_due = |slot: &LruEntry| slot.copy.has_expired(now) && !slot.copy.is_waiting();
         let due: Vec<ThreadId> =
             self.copies.iter().filter(|(_, entry)| is_due(entry)).map(|(id, _)| id.clone()).collect();
         due.iter().filter_map(|id| self.take(id)).map(|_| 1).sum()

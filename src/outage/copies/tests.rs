@@ -79,18 +79,18 @@ impl Fleet {
 
     async fn create(&self, new: &NewThread) {
         let created = self.redis.create(&call(), new).await.unwrap().value;
-        self.copies.learn(&created.thread, News::Created(new, &created));
+        self.copies.learn(&created.thread, Observation::Created(new, &created));
     }
 
     /// Lets the copies see that Redis has a thread, and nothing of its messages.
     async fn read_nothing_but(&self, new: &NewThread) {
         let created = self.redis.create(&call(), new).await.unwrap().value;
-        self.copies.learn(&created.thread, News::Metadata);
+        self.copies.learn(&created.thread, Observation::Metadata);
     }
 
     async fn append(&self, append: &Append) -> Appended {
         let appended = self.append_elsewhere(append).await;
-        self.copies.learn(&appended.thread, News::Appended(append, &appended));
+        self.copies.learn(&appended.thread, Observation::Appended(append, &appended));
         appended
     }
 
@@ -101,24 +101,24 @@ impl Fleet {
 
     async fn read(&self) -> Thread {
         let thread = self.redis.get(&call(), &thread_id("t"), false).await.unwrap().value;
-        self.copies.learn(&thread, News::Metadata);
+        self.copies.learn(&thread, Observation::Metadata);
         thread
     }
 
     async fn read_messages(&self, query: &MessagesQuery) {
         let page = self.redis.messages(&call(), query).await.unwrap().value;
-        self.copies.learn(&page.thread, News::of_page(query, &page));
+        self.copies.learn(&page.thread, Observation::of_page(query, &page));
     }
 
     async fn read_context(&self, max_messages: i64) {
         let context = self.redis.context(&call(), &window(max_messages)).await.unwrap().value;
-        self.copies.learn(&context.thread, News::Context(&context));
+        self.copies.learn(&context.thread, Observation::Context(&context));
     }
 
     /// The seqs that the copy of `t` answers for the newest so many, oldest first.
     async fn truncate(&self, cut: Cut) {
         let truncated = self.redis.truncate(&call(), &thread_id("t"), cut, &Guard::default()).await.unwrap();
-        self.copies.learn(&truncated.value, News::Truncated(cut));
+        self.copies.learn(&truncated.value, Observation::Truncated(cut));
     }
 
     fn newest(&self, count: usize) -> Result<Vec<i64>> {

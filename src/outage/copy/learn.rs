@@ -21,7 +21,7 @@ use crate::{
 
 /// What an answer of Redis says of a thread beside its metadata.
 #[derive(Debug)]
-pub(in crate::outage) enum News<'a> {
+pub(in crate::outage) enum Observation<'a> {
     /// Nothing.
     Metadata,
     /// The call changed the thread's own fields.
@@ -40,7 +40,7 @@ pub(in crate::outage) enum News<'a> {
     Truncated(Cut),
 }
 
-impl News<'_> {
+impl Observation<'_> {
     /// What a page of messages says.
     pub(in crate::outage) fn of_page(query: &MessagesQuery, page: &MessagesPage) -> Self {
         let Some(from) = start_of_run(query, page) else { return Self::Metadata };
@@ -100,7 +100,7 @@ impl ThreadCopy {
     pub(in crate::outage) fn learn(
         known: Option<Self>,
         thread: &Thread,
-        news: News<'_>,
+        observed: Observation<'_>,
         now: Timestamp,
     ) -> Self {
         let (mut copy, standing) = match known {
@@ -118,7 +118,7 @@ impl ThreadCopy {
             Some(_) | None => (Self::of(thread, now), Standing::Unknown),
         };
         if standing != Standing::Older {
-            copy.take(thread, news, standing, now);
+            copy.take(thread, observed, standing, now);
         }
         copy
     }
@@ -131,22 +131,22 @@ impl ThreadCopy {
         self.is_renewed = false;
     }
 
-    fn take(&mut self, thread: &Thread, news: News<'_>, standing: Standing, now: Timestamp) {
+    fn take(&mut self, thread: &Thread, observed: Observation<'_>, standing: Standing, now: Timestamp) {
         let known_last_seq = self.thread().last_seq;
         self.describe(thread, now);
-        if matches!(news, News::Created(..) | News::Appended(..)) {
+        if matches!(observed, Observation::Created(..) | Observation::Appended(..)) {
             self.wrote_at = Some(now);
         }
         let log = &mut self.conversation.log;
-        match news {
-            News::Created(new, created) if thread.revision == 1 => self.learn_creation(new, created),
-            News::Appended(append, appended) => {
+        match observed {
+            Observation::Created(new, created) if thread.revision == 1 => self.learn_creation(new, created),
+            Observation::Appended(append, appended) => {
                 self.learn_append(append, appended, standing, known_last_seq);
             }
-            News::Run(messages, from) => self.learn_run(messages, from, standing, known_last_seq),
-            News::Context(context) => self.learn_context(context, standing, known_last_seq),
-            News::Updated if standing == Standing::Next => {}
-            News::MessageUpdated(updated) if standing == Standing::Next => {
+            Observation::Run(messages, from) => self.learn_run(messages, from, standing, known_last_seq),
+            Observation::Context(context) => self.learn_context(context, standing, known_last_seq),
+            Observation::Updated if standing == Standing::Next => {}
+            Observation::MessageUpdated(updated) if standing == Standing::Next => {
                 let message = Message::clone(&updated.message);
                 let is_instruction = message.role.is_instruction();
                 // A message that was in progress was in no context, so it is not known.
@@ -154,18 +154,18 @@ impl ThreadCopy {
                     log.forget_instructions();
                 }
             }
-            News::Truncated(cut) if standing == Standing::Next => {
+            Observation::Truncated(cut) if standing == Standing::Next => {
                 // How many of the newest stay says nothing of instructions among the messages that are not known.
                 if self.known_from > 0 && matches!(cut, Cut::KeepLast(_)) {
                     log.forget_instructions();
                 }
                 log.cut(cut);
             }
-            News::Created(..)
-            | News::Metadata
-            | News::Updated
-            | News::MessageUpdated(_)
-            | News::Truncated(_) => self.learn_revision(standing),
+            Observation::Created(..)
+            | Observation::Metadata
+            | Observation::Updated
+            | Observation::MessageUpdated(_)
+            | Observation::Truncated(_) => self.learn_revision(standing),
         }
         if !self.agrees() {
             self.cut_run();

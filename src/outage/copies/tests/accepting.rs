@@ -151,7 +151,7 @@ async fn a_copy_with_waiting_writes_learns_nothing_until_they_are_merged() {
     fleet.copies.append(&call(), &append("t", many(3..4))).await.unwrap();
     fleet.copies.forget(&thread_id("t"));
     assert_eq!(ids(&fleet.copies.messages(&call(), &pages("t", 9)).unwrap().value), ["m0", "m1", "m3"]);
-    fleet.copies.learn(&appended.thread, News::Appended(&late, &appended));
+    fleet.copies.learn(&appended.thread, Observation::Appended(&late, &appended));
     assert!(needs_shared(&fleet.copies.messages(&call(), &pages("t", 9))), "m2 was acknowledged");
     assert!(needs_shared(&fleet.copies.context(&call(), &window(0))));
     assert!(needs_shared(&fleet.copies.get(&call(), &thread_id("t"), false)));

@@ -89,9 +89,9 @@ async fn an_answer_that_arrives_late_changes_nothing() {
     let batches = [append("t", many(3..4)), append("t", many(4..5))];
     let first = fleet.append_elsewhere(&batches[0]).await;
     let second = fleet.append_elsewhere(&batches[1]).await;
-    fleet.copies.learn(&second.thread, News::Appended(&batches[1], &second));
-    fleet.copies.learn(&first.thread, News::Appended(&batches[0], &first));
-    fleet.copies.learn(&early, News::Metadata);
+    fleet.copies.learn(&second.thread, Observation::Appended(&batches[1], &second));
+    fleet.copies.learn(&first.thread, Observation::Appended(&batches[0], &first));
+    fleet.copies.learn(&early, Observation::Metadata);
     assert_eq!(fleet.known_from(), 5);
     assert_eq!(fleet.copies.get(&call(), &thread_id("t"), false).unwrap().value.last_seq, 5);
 }
@@ -104,7 +104,7 @@ async fn a_read_that_overtakes_its_append_does_not_cost_the_new_messages() {
     let appended = fleet.append_elsewhere(&batch).await;
     fleet.read().await;
     assert_eq!(fleet.known_from(), 6);
-    fleet.copies.learn(&appended.thread, News::Appended(&batch, &appended));
+    fleet.copies.learn(&appended.thread, Observation::Appended(&batch, &appended));
     assert_eq!(fleet.known_from(), 4);
 }
 
@@ -159,7 +159,7 @@ async fn a_page_that_overtakes_its_append_joins_what_is_known() {
     let batch = append("t", many(3..5));
     let appended = fleet.append_elsewhere(&batch).await;
     fleet.read_messages(&MessagesQuery { after_seq: 3, ..pages("t", 9) }).await;
-    fleet.copies.learn(&appended.thread, News::Appended(&batch, &appended));
+    fleet.copies.learn(&appended.thread, Observation::Appended(&batch, &appended));
     assert_eq!(fleet.newest(9).unwrap(), [1, 2, 3, 4, 5]);
     let repeated = fleet.copies.append(&call(), &batch).await.unwrap().value;
     assert!(repeated.messages.iter().all(|message| message.duplicate));
@@ -225,7 +225,7 @@ async fn own_changes_and_truncations_keep_the_run() {
     fleet.create(&new_thread("t", many(0..6))).await;
     let change = ThreadChange { title: Some("new".to_owned()), ..ThreadChange::default() };
     let changed = fleet.redis.update(&call(), &id, &change, &guard).await.unwrap().value;
-    fleet.copies.learn(&changed, News::Updated);
+    fleet.copies.learn(&changed, Observation::Updated);
     let update = MessageUpdate {
         id: id.clone(),
         message_id: message_id("m1"),
@@ -233,10 +233,10 @@ async fn own_changes_and_truncations_keep_the_run() {
         guard: guard.clone(),
     };
     let updated = fleet.redis.update_message(&call(), &update).await.unwrap().value;
-    fleet.copies.learn(&updated.thread, News::MessageUpdated(&updated.message));
+    fleet.copies.learn(&updated.thread, Observation::MessageUpdated(&updated.message));
     for cut in [Cut::After(5), Cut::KeepLast(4)] {
         let truncated = fleet.redis.truncate(&call(), &id, cut, &guard).await.unwrap().value;
-        fleet.copies.learn(&truncated, News::Truncated(cut));
+        fleet.copies.learn(&truncated, Observation::Truncated(cut));
     }
     let page = fleet.copies.messages(&call(), &pages("t", 9)).unwrap().value;
     assert_eq!(seqs(&page), [2, 3, 4, 5]);
@@ -256,18 +256,18 @@ async fn own_changes_after_others_cut_the_run() {
             0 => {
                 let change = ThreadChange::default();
                 let changed = fleet.redis.update(&call(), &id, &change, &guard).await.unwrap().value;
-                fleet.copies.learn(&changed, News::Updated);
+                fleet.copies.learn(&changed, Observation::Updated);
             }
             1 => {
                 let cut = Cut::KeepLast(6);
                 let truncated = fleet.redis.truncate(&call(), &id, cut, &guard).await.unwrap().value;
-                fleet.copies.learn(&truncated, News::Truncated(cut));
+                fleet.copies.learn(&truncated, Observation::Truncated(cut));
             }
             _ => {
                 let (message_id, revise) = (message_id("m1"), Arc::new(|old: &_| Ok(Clone::clone(old))));
                 let update = MessageUpdate { id, message_id, revise, guard: guard.clone() };
                 let updated = fleet.redis.update_message(&call(), &update).await.unwrap().value;
-                fleet.copies.learn(&updated.thread, News::MessageUpdated(&updated.message));
+                fleet.copies.learn(&updated.thread, Observation::MessageUpdated(&updated.message));
             }
         }
         assert_eq!(fleet.known_from(), 8, "{what}");

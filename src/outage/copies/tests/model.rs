@@ -32,7 +32,7 @@ impl Fleet {
     /// Takes a step in Redis and, if it was made here, lets the copies see the answer.
     async fn take(&self, step: &Step, is_here: bool) {
         let (id, guard) = (thread_id("t"), Guard::default());
-        let learn = |thread: &Thread, news: News<'_>| {
+        let learn = |thread: &Thread, news: Observation<'_>| {
             if is_here {
                 self.copies.learn(thread, news);
             }
@@ -43,12 +43,12 @@ impl Fleet {
                 let message = |n| sized(&format!("m{n}"), role, 100);
                 let batch = append_or_create("t", (first..first + u16::from(count)).map(message).collect());
                 if let Ok(answer) = self.redis.append(&call(), &batch).await {
-                    learn(&answer.value.thread, News::Appended(&batch, &answer.value));
+                    learn(&answer.value.thread, Observation::Appended(&batch, &answer.value));
                 }
             }
             Step::Read => {
                 if let Ok(answer) = self.redis.get(&call(), &id, false).await {
-                    learn(&answer.value, News::Metadata);
+                    learn(&answer.value, Observation::Metadata);
                 }
             }
             Step::Page { after, before, descending, limit } => {
@@ -56,26 +56,26 @@ impl Fleet {
                 let query =
                     MessagesQuery { after_seq, before_seq, descending, ..pages("t", usize::from(limit)) };
                 if let Ok(answer) = self.redis.messages(&call(), &query).await {
-                    learn(&answer.value.thread, News::of_page(&query, &answer.value));
+                    learn(&answer.value.thread, Observation::of_page(&query, &answer.value));
                 }
             }
             Step::Context(max_messages) => {
                 if let Ok(answer) = self.redis.context(&call(), &window(i64::from(max_messages))).await {
-                    learn(&answer.value.thread, News::Context(&answer.value));
+                    learn(&answer.value.thread, Observation::Context(&answer.value));
                 }
             }
             Step::Change(max_messages) => {
                 let trim = Some(Trim { max_messages: i64::from(max_messages), max_bytes: 0 });
                 let change = ThreadChange { trim, ..ThreadChange::default() };
                 if let Ok(answer) = self.redis.update(&call(), &id, &change, &guard).await {
-                    learn(&answer.value, News::Updated);
+                    learn(&answer.value, Observation::Updated);
                 }
             }
             Step::Truncate(is_tail, n) => {
                 let n = i64::from(n);
                 let cut = if is_tail { Cut::After(n) } else { Cut::KeepLast(n) };
                 if let Ok(answer) = self.redis.truncate(&call(), &id, cut, &guard).await {
-                    learn(&answer.value, News::Truncated(cut));
+                    learn(&answer.value, Observation::Truncated(cut));
                 }
             }
             Step::Update(n, size) => {
@@ -83,7 +83,7 @@ impl Fleet {
                 let revise = Arc::new(move |old: &Message| Ok(Message { size, ..old.clone() }));
                 let update = MessageUpdate { id, message_id, revise, guard };
                 if let Ok(answer) = self.redis.update_message(&call(), &update).await {
-                    learn(&answer.value.thread, News::MessageUpdated(&answer.value.message));
+                    learn(&answer.value.thread, Observation::MessageUpdated(&answer.value.message));
                 }
             }
             Step::Recreate => {
@@ -92,7 +92,7 @@ impl Fleet {
                 }
                 let new = new_thread("t", vec![instructed("m0"), said("m1")]);
                 if let Ok(answer) = self.redis.create(&call(), &new).await {
-                    learn(&answer.value.thread, News::Created(&new, &answer.value));
+                    learn(&answer.value.thread, Observation::Created(&new, &answer.value));
                 }
             }
         }

@@ -16,7 +16,7 @@ async fn a_deleted_incarnation_is_dropped_and_told() {
     let JournalStatus { entries, bytes, parked, .. } = fleet.copies.journal();
     assert_eq!((entries, bytes, parked.len()), (0, 0, 1));
     assert_eq!((parked[0].thread.as_str(), parked[0].entries), ("t", 1));
-    assert_eq!(fleet.copies.standing(&thread_id("t")), Standing::Unknown);
+    assert_eq!(fleet.copies.standing(&thread_id("t")), KnownThread::Unknown);
 }
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_thread_of_another_owner_is_left_alone_and_the_writes_go_beside_it() {
     let (fleet, batch) = fleet_with_one_waiting().await;
     let id = thread_id("t");
     fleet.copies.move_to_another_thread(batch, &id).unwrap();
-    assert_eq!(fleet.copies.standing(&id), Standing::Unknown, "its calls go to redis");
+    assert_eq!(fleet.copies.standing(&id), KnownThread::Unknown, "its calls go to redis");
     let step = fleet.step(batch);
     let other = step.origin.thread.id.clone();
     assert!(other.as_str().starts_with("t~"));
