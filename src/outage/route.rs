@@ -201,7 +201,7 @@ impl<S: SharedThreads> ThreadStore for Fallback<S> {
         let shared = pin!(self.shared.update(call, id, change, guard));
         let local = |_| needs_shared("a change of a thread");
         self.choose(call, id, shared, local, itself, |copies, thread| {
-            copies.learn(thread, Observation::Updated)
+            copies.learn(thread, Observation::Updated);
         })
         .await
     }
