@@ -2,6 +2,7 @@
 //! clients keep it too, and would be the first to give up.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
 use h2::{
     Ping, RecvStream, SendStream,
     client::{ResponseFuture, handshake},
@@ -45,6 +46,12 @@ impl RawCall {
         // What was sent before a ping has arrived when that is answered.
         pings.ping(Ping::opaque()).await.expect("the service answers pings");
         Self { answer, body, _connection: tasks }
+    }
+
+    /// Whether the service has answered before the request was sent, as it does where it has too many calls. Once it says so,
+    /// nothing more may be asked of this call.
+    pub(crate) fn is_refused(&mut self) -> bool {
+        (&mut self.answer).now_or_never().is_some()
     }
 
     /// Sends the request and waits for the answer.
