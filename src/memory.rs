@@ -1,9 +1,9 @@
-//! Threads and breakers in this process's memory: [`MemoryThreads`] as the only truth where Redis is switched off,
-//! [`MemoryCopies`] as copies of what Redis holds, to answer from in an outage, and [`MemoryBreakers`] for both.
+//! Threads and breakers in this process's memory: [`MemoryThreads`] as the only truth where Redis is switched off, and
+//! [`MemoryBreakers`] for that and for outages of Redis.
 //!
-//! Threads are bounded by bytes as `footprint` counts them, and neither store of them ever drops what it acknowledged and
-//! has not expired: the one refuses to grow, the other gives up copies of what Redis has anyway, and has what it accepted
-//! itself on a `journal` that refuses to grow. Breakers are bounded by their number, and those go first that say least.
+//! Threads are bounded by bytes as `footprint` counts them. An acknowledged write is never dropped before its thread
+//! expires: the store refuses to grow beyond its bound. Breakers are bounded by their number, and the breakers that say
+//! least go first.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
