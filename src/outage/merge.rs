@@ -24,9 +24,10 @@ use crate::{
 
 /// Threads that are looked at or replayed at once.
 const AT_ONCE: usize = 16;
-/// A batch whose replay is not answered is tried so often before it is put aside.
+/// So often a replay that Redis does not answer is tried before its batch is parked.
 const ATTEMPTS: u32 = 3;
-/// What was acknowledged so long before an outage may not have reached the replica that is the primary after it.
+/// A write that Redis acknowledged within this time before an outage may be lost: the replica that is the primary now may
+/// not have it.
 const UNCERTAIN: Duration = Duration::from_mins(1);
 
 /// Messages that are read back of a thread whose copy was forgotten.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::outage::copy::ThreadCopy;
 use crate::{
     call::{Answer, Source},
     clock::Timestamp,
     error::{Error, Result},
+    outage::copy::ThreadCopy,
     threads::ThreadId,
 };
 
